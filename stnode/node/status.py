@@ -1,0 +1,106 @@
+"""What a node says of itself: frozen, JSON-able values. The node fills them, every frontend shows them.
+
+Times are Unix seconds (float), sizes bytes, rates bytes per second, completion 0..1. Field names are part of the output of
+`status --json`: they are added to, never renamed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FolderState = Literal["idle", "syncing", "waiting", "error", "paused"]
+
+
+@dataclass(frozen=True, slots=True)
+class PathError:
+    """Something that could not be done for one path; tried again by itself unless the message says otherwise."""
+
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PendingDeletions:
+    """A mass deletion that waits for `folder confirm-deletions` or for `until_s`: `files` of `total` files would go."""
+
+    files: int
+    total: int
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FolderStatus:
+    """One folder. `files`, `directories`, `bytes` describe what is committed; `need_*` what peers have and the store lacks.
+    `store_objects` and `store_bytes` are the packs of this folder. `error_count` may exceed len(`errors`), which is a sample."""
+
+    id: str
+    label: str
+    type: str
+    state: FolderState
+    files: int = 0
+    directories: int = 0
+    symlinks: int = 0
+    bytes: int = 0
+    need_files: int = 0
+    need_bytes: int = 0
+    need_deletes: int = 0
+    store_objects: int = 0
+    store_bytes: int = 0
+    devices: tuple[str, ...] = ()
+    error_count: int = 0
+    errors: tuple[PathError, ...] = ()
+    pending_deletions: PendingDeletions | None = None
+    reason: str = ""
+    """Why the state is waiting or error, in words; '' otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """One peer device. `completion` maps folder ID to the share of our bytes that the device has. Totals count since the start."""
+
+    id: str
+    name: str
+    connected: bool
+    address: str = ""
+    client: str = ""
+    completion: dict[str, float] | None = None
+    in_bytes: int = 0
+    out_bytes: int = 0
+    in_bytes_per_s: float = 0.0
+    out_bytes_per_s: float = 0.0
+    connected_since_s: float | None = None
+    last_seen_s: float | None = None
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """The store as this node sees it. `lag_s`: how long ago the node last knew to be at the journal's head; None = never yet.
+    `unavailable_since_s` is None while the store answers. `requests` counts object store requests by kind since the start."""
+
+    url: str
+    head: int = 0
+    lag_s: float | None = None
+    unavailable_since_s: float | None = None
+    unavailable_reason: str = ""
+    requests: dict[str, int] | None = None
+    spooled_bytes: int = 0
+    objects: int = 0
+    bytes: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """Everything above, and the node itself. `running` is False when a command opened the node without a daemon."""
+
+    device_id: str
+    name: str
+    version: str
+    running: bool
+    uptime_s: float
+    listen: tuple[str, ...]
+    store: StoreStatus
+    folders: tuple[FolderStatus, ...]
+    devices: tuple[DeviceStatus, ...]
