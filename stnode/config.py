@@ -1,0 +1,327 @@
+"""What one node is told by its user: `config.toml` in its home, and `STNODE_<SECTION>_<KEY>` in the environment.
+
+The environment wins over the file. A secret may be given as the path of a file that holds it: `<key>_file` in the file,
+`STNODE_<SECTION>_<KEY>_FILE` in the environment. `STNODE_DEVICE` and `STNODE_FOLDER` take a JSON array that replaces the
+file's tables. Every mistake is a `ConfigError` that names the file with its line, or the variable, and what to do.
+
+Devices and folders written here are wishes: the store's journal decides (design 4), `stnode apply` compares and applies.
+This module knows nothing of the protocol: a device ID is only looked at when it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stnode.errors import ConfigError
+
+FolderType = Literal["sendreceive", "sendonly", "receiveonly", "receiveencrypted"]
+
+_SECRETS = {("store", "access_key_id"), ("store", "secret_access_key"), ("store", "session_token"), ("api", "api_key")}
+_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+# Kubernetes and Docker links put such variables for a service named stnode-api and the like into every container.
+_SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)$")
+
+
+def parse_size(value: object) -> object:
+    """Bytes of "512 MiB", "4GiB", "10 MB" or a plain number; anything else is returned for pydantic to refuse."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"{value!r} is no size; write it like 512 MiB")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeSection(_Section):
+    """This node: its name for peers and the addresses it listens on."""
+
+    name: str = Field(default_factory=socket.gethostname, min_length=1)
+    listen: Names = ("tcp://0.0.0.0:22000",)
+
+    @field_validator("listen")
+    @classmethod
+    def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            if not re.fullmatch(r"tcp[46]?://.*:\d+", address):
+                raise ValueError(f"{address!r} is no listen address; write it like tcp://0.0.0.0:22000")
+        return value
+
+
+class StoreSection(_Section):
+    """Where everything lives. `url` "" is the embedded store in the node's home. Without keys the usual AWS chain is used."""
+
+    url: str = ""
+    endpoint_url: str = ""
+    region: str = ""
+    access_key_id: str = Field(default="", repr=False)
+    secret_access_key: str = Field(default="", repr=False)
+    session_token: str = Field(default="", repr=False)
+    concurrency: int = Field(default=32, ge=1, le=1024)
+    requests_per_day: int | None = Field(default=None, ge=1)
+
+    @field_validator("url")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        if value and not re.match(r"(s3|file)://.", value):
+            raise ValueError(f"{value!r} is no store; write s3://bucket/prefix or file:///directory")
+        return value
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if value and not re.match(r"https?://.", value):
+            raise ValueError(f"{value!r} is no endpoint; write it like https://s3.example.org")
+        return value
+
+    @model_validator(mode="after")
+    def _pair(self) -> StoreSection:
+        if bool(self.access_key_id) != bool(self.secret_access_key):
+            raise ValueError("access_key_id and secret_access_key belong together: give both, or neither to use the AWS chain")
+        return self
+
+
+class ApiSection(_Section):
+    """The HTTP API that the command line uses while the daemon runs, with `/health`, `/metrics` and a status page."""
+
+    listen: str = "127.0.0.1:8384"
+    api_key: str = Field(default="", repr=False)
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]+):\d{1,5}", value):
+            raise ValueError(f"{value!r} is no address; write it like 127.0.0.1:8384")
+        return value
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host (without brackets) and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class LimitsSection(_Section):
+    """Bounds of what this node takes from its machine."""
+
+    pull_memory: Size = 256 * 2**20
+    read_cache: Size = 128 * 2**20
+    spool: Size = 2 * 2**30
+    threads: int = Field(default=4, ge=1, le=64)
+
+
+class LogSection(_Section):
+    """`format` "auto" is text on a terminal and JSON lines elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+
+
+class DeviceWish(_Section):
+    """A peer device as config.toml asks for it. `addresses` "dynamic" means: wait for it to connect."""
+
+    id: str = Field(min_length=52)
+    name: str = ""
+    addresses: Names = ("dynamic",)
+
+
+class Share(_Section):
+    """A folder's device with settings of its own."""
+
+    name: str
+    encryption_password: str = Field(default="", repr=False)
+
+
+def _share(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class FolderWish(_Section):
+    """A folder as config.toml asks for it; `devices` are names or IDs of devices."""
+
+    id: str = Field(min_length=1, max_length=64)
+    label: str = ""
+    type: FolderType = "sendreceive"
+    devices: tuple[Annotated[Share, BeforeValidator(_share)], ...] = ()
+    ignore: tuple[str, ...] = ()
+    ignore_permissions: bool = False
+    paused: bool = False
+    history: str = "30d"
+    objects_up_to: int | Literal["all"] = Field(default=0, union_mode="left_to_right")
+
+    @field_validator("history")
+    @classmethod
+    def _duration(cls, value: str) -> str:
+        if not re.fullmatch(r"0|\d+[hdwy]", value):
+            raise ValueError(f"{value!r} is no time span; write it like 30d, 12h, 2w, 1y or 0")
+        return value
+
+
+class Config(_Section):
+    """A whole configuration; `source` is the file it came from, None for a configuration made in memory."""
+
+    node: NodeSection = NodeSection()
+    store: StoreSection = StoreSection()
+    api: ApiSection = ApiSection()
+    limits: LimitsSection = LimitsSection()
+    log: LogSection = LogSection()
+    device: tuple[DeviceWish, ...] = ()
+    folder: tuple[FolderWish, ...] = ()
+    source: Path | None = None
+
+    @model_validator(mode="after")
+    def _unique(self) -> Config:
+        for what, ids in (("device", [d.id for d in self.device]), ("folder", [f.id for f in self.folder])):
+            twice = next((i for i in ids if ids.count(i) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{what} {twice} is there twice; remove one of the [[{what}]] tables")
+        return self
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """The configuration of the file at `path` with `environ` over it. Raises ConfigError."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}", hint="run `stnode init` first, or name the right --home") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} cannot be read: {exc}", hint="correct the file or its permissions") from exc
+    return parse(text, environ, path)
+
+
+def parse(text: str, environ: Mapping[str, str], source: Path | None = None) -> Config:
+    """As `load`, from the file's text."""
+    name = str(source or "config.toml")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{name} is no valid TOML: {exc}", hint="correct the file; see config.example.toml for the format") from None
+    data.pop("source", None)
+    origins = _overlay(data, environ)
+    _read_secret_files(data, name, origins)
+    try:
+        return Config.model_validate({**data, "source": source})
+    except ValidationError as exc:
+        raise ConfigError("; ".join(_describe(error, name, text, origins) for error in exc.errors()), hint=_HINT) from None
+
+
+_HINT = "correct the value; config.example.toml explains every section and key"
+
+
+def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+    """Writes the variables into `data`; returns which (section, key) came from which variable."""
+    origins: dict[tuple[str, ...], str] = {}
+    sections = {n: f.annotation for n, f in Config.model_fields.items() if n not in ("device", "folder", "source")}
+    for variable, value in sorted(environ.items()):
+        if variable in ("STNODE_DEVICE", "STNODE_FOLDER"):
+            data[variable[7:].lower()] = _json_tables(variable, value)
+            origins[(variable[7:].lower(),)] = variable
+            continue
+        section, _, key = variable.removeprefix("STNODE_").lower().partition("_")
+        model = sections.get(section)
+        if not variable.startswith("STNODE_") or model is None or not key or _SERVICE_LINK.search(variable):
+            continue
+        plain = key.removesuffix("_file") if (section, key.removesuffix("_file")) in _SECRETS else key
+        if plain not in model.model_fields:
+            raise ConfigError(
+                f"the environment variable {variable} sets no known key of [{section}]",
+                hint=f"unset it, or use one of: {', '.join(sorted(model.model_fields))}",
+            )
+        table = data.setdefault(section, {})
+        if isinstance(table, dict):
+            for spelling in (plain, f"{plain}_file"):
+                table.pop(spelling, None)
+            table[key] = value
+        origins[(section, plain)] = variable
+    return origins
+
+
+def _json_tables(variable: str, value: str) -> list[Any]:
+    try:
+        tables = json.loads(value)
+    except ValueError as exc:
+        raise ConfigError(f"the environment variable {variable} is no valid JSON: {exc}", hint='write it like [{"id": "…"}]') from None
+    if not isinstance(tables, list):
+        raise ConfigError(f"the environment variable {variable} is no JSON array", hint='write it like [{"id": "…"}]')
+    return tables
+
+
+def _read_secret_files(data: dict[str, Any], name: str, origins: Mapping[tuple[str, ...], str]) -> None:
+    for section, key in _SECRETS:
+        table = data.get(section)
+        if not isinstance(table, dict) or f"{key}_file" not in table:
+            continue
+        file = table.pop(f"{key}_file")
+        where = origins.get((section, key), f"{name}: [{section}] {key}_file")
+        if key in table:
+            raise ConfigError(f"{name}: [{section}] has both {key} and {key}_file", hint="keep one of them")
+        try:
+            table[key] = Path(str(file)).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{where}: the secret file {file} cannot be read: {exc}", hint="correct the path or the permissions") from exc
+
+
+def _describe(error: Any, name: str, text: str, origins: Mapping[tuple[str, ...], str]) -> str:
+    """One sentence: where, which key, what is wrong."""
+    location = tuple(part for part in error["loc"] if not (isinstance(part, str) and part.startswith("function-")))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "there is no such " + ("key" if len(location) > 1 else "section")
+    elif error["type"] == "missing":
+        message = "this key is needed"
+    keys = tuple(part for part in location if isinstance(part, str))
+    shown = f"[{keys[0]}] {'.'.join(keys[1:])}".strip() if keys else "the configuration"
+    variable = origins.get(keys[:2]) or origins.get(keys[:1])
+    if variable is not None:
+        return f"environment variable {variable}: {shown}: {message}"
+    line = _line_of(text, location)
+    return f"{name}{f' line {line}' if line else ''}: {shown}: {message}"
+
+
+def _line_of(text: str, location: tuple[Any, ...]) -> int | None:
+    """The line (from 1) where the section or key stands, as near as a scan of the lines can tell."""
+    if not location:
+        return None
+    section = location[0]
+    nth = location[1] if len(location) > 1 and isinstance(location[1], int) else 0
+    key = next((part for part in location[1:] if isinstance(part, str)), None)
+    best: int | None = None
+    for number, name, index, entry in _entries(text):
+        if name == section and index == nth:
+            if best is None:
+                best = number
+            if key is not None and entry == key:
+                return number
+    return best
+
+
+def _entries(text: str) -> Iterator[tuple[int, str, int, str]]:
+    """(line, section, how many tables of that name came before, key or '' for the header) of each line that has one."""
+    section, index, seen = "", 0, dict[str, int]()
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := re.match(r"\s*\[\[?\s*([\w-]+)", line):
+            section = match[1]
+            index = seen.get(section, 0)
+            seen[section] = index + 1
+            yield number, section, index, ""
+        elif match := re.match(r"\s*([\w-]+)\s*[=.]", line):
+            yield (number, section, index, match[1]) if section else (number, match[1], 0, "")
