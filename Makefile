@@ -1,0 +1,58 @@
+# The targets of the project. `make run` and `make test` work on a fresh checkout of a Debian-like machine with Python 3.11 or later.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Where `make run` keeps the node: its keys, its configuration and, unless configured otherwise, the embedded store.
+STNODE_HOME ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/stnode
+PYTEST_ARGS ?=
+
+.PHONY: help run test check soak bench proto fmt
+help:
+	@echo "make run     start a node (home: $(STNODE_HOME); STNODE_HOME=DIR for another)"
+	@echo "make test    install what the tests need and run all of them (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
+	@echo "make check   lint, types, layers"
+	@echo "make soak    long simulations and fuzzing (SOAK_S=600 seconds)"
+	@echo "make bench   measure; wants a quiet machine"
+	@echo "make proto   generate the protobuf code again"
+	@echo "make fmt     format and fix what can be fixed"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "python3-venv is needed: sudo apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.run-installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev-installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.run-installed
+
+# Prints the device ID and the page's address, then runs until Ctrl-C.
+run: $(VENV)/.run-installed
+	@test -e "$(STNODE_HOME)/config.toml" || $(BIN)/stnode --home "$(STNODE_HOME)" init
+	@exec $(BIN)/stnode --home "$(STNODE_HOME)" run
+
+test: $(VENV)/.dev-installed
+	$(BIN)/python -m tests.support.install
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+SOAK_S ?= 600
+soak: $(VENV)/.dev-installed
+	SOAK_S=$(SOAK_S) $(BIN)/python -m pytest --timeout=0 tests/sim tests/fuzz $(PYTEST_ARGS)
+
+bench: $(VENV)/.dev-installed
+	@set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+proto: $(VENV)/.dev-installed
+	$(BIN)/python -m tests.support.proto
+
+fmt: $(VENV)/.dev-installed
+	$(BIN)/ruff check --fix-only --exit-zero .
+	$(BIN)/ruff format .
