@@ -1,0 +1,123 @@
+"""Names of the store's objects (docs/format.md, Keys). Pure; the only module that builds or parses keys.
+
+An `<id>` is 34 lowercase hex digits: 14 of the store's time in microseconds at the upload's start, then 20 random ones.
+Fixed width makes ids of one prefix sort by age, and lets the orphan horizon judge an object by its name alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from stnode.clock import Randomness
+from stnode.errors import Internal, Invalid
+from stnode.objectstore.base import Key
+
+STORE = Key("stnode.json")
+MAIN_JOURNAL = "main"
+INCARNATION_DIGITS = 16
+
+_TIME_DIGITS = 14
+_RANDOM_BYTES = 10
+_ID = re.compile(r"[0-9a-f]{34}")
+_SLOT = re.compile(r"([0-9]{20})(?:-([0-9a-f]{32}))?")
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+_LONGEST_FOLDER = 100
+
+
+def mint(store_time_us: int, random: Randomness) -> str:
+    """A new object id; `store_time_us` is the store's time (Unix microseconds) now, when the upload starts."""
+    if not 0 <= store_time_us < 16**_TIME_DIGITS:
+        raise Internal(f"no object id can carry the time {store_time_us}")
+    return f"{store_time_us:0{_TIME_DIGITS}x}{random.bytes(_RANDOM_BYTES).hex()}"
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has the shape of an id."""
+    return _ID.fullmatch(text) is not None
+
+
+def minted_us(object_id: str) -> int:
+    """Store time (Unix microseconds) at the upload's start."""
+    if not is_id(object_id):
+        raise Invalid(f"not an object id: {object_id!r}")
+    return int(object_id[:_TIME_DIGITS], 16)
+
+
+def new_incarnation(random: Randomness) -> str:
+    """A folder's random incarnation."""
+    return random.bytes(INCARNATION_DIGITS // 2).hex()
+
+
+def folder_key(folder_id: str, incarnation: str) -> str:
+    """`fkey`: the folder ID with everything outside [0-9a-z-] as _xx per UTF-8 byte, long ones cut and hashed, then the incarnation.
+
+    It need not be reversible: the journal's folder settings hold both parts.
+    """
+    encoded = "".join(char if char in _PLAIN else "".join(f"_{byte:02x}" for byte in char.encode()) for char in folder_id)
+    if len(encoded) > _LONGEST_FOLDER:
+        encoded = f"{encoded[: _LONGEST_FOLDER - 34]}__{hashlib.sha256(folder_id.encode()).hexdigest()[:32]}"
+    return f"{encoded}-{incarnation}"
+
+
+def heartbeat_key(device: bytes) -> Key:
+    """Heartbeat of a node, named by its device ID in hex."""
+    return Key(f"nodes/{device.hex()}")
+
+
+def journal_prefix(journal: str = MAIN_JOURNAL) -> str:
+    return f"journal/{journal}/"
+
+
+def slot_key(number: int, journal: str = MAIN_JOURNAL, write_id: bytes | None = None) -> Key:
+    """Slot of commit `number`; with a write id only in stores without conditional writes (design 5)."""
+    suffix = "" if write_id is None else f"-{write_id.hex()}"
+    return Key(f"journal/{journal}/{number:020d}{suffix}")
+
+
+def slot_number(key: str) -> int | None:
+    """Number in a slot's or manifest's key, None for a foreign name."""
+    match = _SLOT.fullmatch(key.rpartition("/")[2])
+    return int(match[1]) if match else None
+
+
+def slot_write_id(key: str) -> bytes | None:
+    """Write id in a slot's key, None where it has none."""
+    match = _SLOT.fullmatch(key.rpartition("/")[2])
+    return bytes.fromhex(match[2]) if match and match[2] else None
+
+
+def checkpoint_prefix(journal: str = MAIN_JOURNAL) -> str:
+    return f"checkpoint/{journal}/"
+
+
+def manifest_key(number: int, journal: str = MAIN_JOURNAL) -> Key:
+    """Manifest of the state after commit `number`."""
+    return Key(f"checkpoint/{journal}/{number:020d}")
+
+
+def _fan(object_id: str) -> str:
+    # The last digits are random: the time in front would put all new objects under one prefix.
+    return f"{object_id[-2:]}/{object_id}"
+
+
+def body_key(object_id: str) -> Key:
+    return Key(f"bodies/{_fan(object_id)}")
+
+
+def run_key(object_id: str) -> Key:
+    return Key(f"runs/{_fan(object_id)}")
+
+
+def pack_prefix(fkey: str) -> str:
+    return f"packs/{fkey}/"
+
+
+def pack_key(fkey: str, object_id: str) -> Key:
+    return Key(f"packs/{fkey}/{_fan(object_id)}")
+
+
+def object_id(key: str) -> str | None:
+    """Id at the end of a pack's, body's or run's key, None for other names."""
+    name = key.rpartition("/")[2]
+    return name if is_id(name) else None
