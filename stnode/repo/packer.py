@@ -1,0 +1,248 @@
+"""Fills packs and uploads them. Payload is never copied here: the buffers handed in go to the object store as they are.
+
+The concurrency contract: everything runs on the event loop; an `OpenPack` belongs to whoever began it until `seal`, which
+freezes it at once and may be awaited by a task of its own. Sealing survives an object store that does not answer: it tries
+again, always under a new id, until it succeeds, is refused for good, or is cancelled. A pack whose upload has an unknown
+outcome is left to the collector of orphans; nothing is ever cleaned up here (design 5).
+
+Memory: a pack is held from its first block to the end of its upload; `bytes_held` says how much that is, and whoever adds
+blocks slows down by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final, Protocol
+
+from stnode.clock import Env
+from stnode.errors import Internal, Unavailable
+from stnode.objectstore.base import Buffer, Exists, Key, Mode, ObjectStore
+from stnode.repo import layout
+from stnode.repo.checksum import xxh3_64
+from stnode.repo.pack import MAX_DATA_BYTES, PLAIN_HASH_BYTES, PackList, encode_footer, plain_list
+from stnode.repo.verify import verify_blocks
+
+__all__ = ["OpenPack", "Packer", "PackerOptions", "PendingPack", "SealObserver", "SealedPack", "Token", "verify_blocks"]
+
+Token = tuple[int, int]
+"""(job, block number): where a block belongs; blocks are stored in this order whatever order they came in."""
+
+FIRST_RETRY_S: Final = 0.5
+LONGEST_RETRY_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PackerOptions:
+    """`target_bytes` and `max_blocks`: when `OpenPack.full` says that a pack is worth sealing; uploads at once."""
+
+    target_bytes: int = 32 << 20
+    max_blocks: int = 16_384
+    uploads: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPack:
+    """A pack that is durable in the store: all that a commit needs to register it."""
+
+    handle: int
+    fid: int
+    fkey: str
+    id: str
+    size: int
+    blocks: int
+    footer_size: int
+    hash_bytes: int
+
+    @property
+    def key(self) -> Key:
+        """The object's key."""
+        return layout.pack_key(self.fkey, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPack:
+    """What became of an open pack: blocks of `places` lie in pack `handle` (negative) at their place; `size` is the object's."""
+
+    handle: int
+    places: Mapping[Token, int]
+    size: int
+
+
+@dataclass(slots=True, eq=False)
+class OpenPack:
+    """Blocks gathered in memory, in any order. `stream`: holds one large file only. Made by `Packer.begin`. `tokens` stays
+    when the pack is sealed, the rest goes once it is uploaded."""
+
+    fid: int
+    stream: bool
+    hash_bytes: int
+    _owner: Packer
+    size_bytes: int = 0
+    sealed: bool = False
+    tokens: list[Token] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Number of blocks."""
+        return len(self.tokens)
+
+    @property
+    def full(self) -> bool:
+        """Whether it has reached the size at which packs are sealed. More can be added: blocks in flight belong somewhere."""
+        options = self._owner.options
+        return self.size_bytes >= options.target_bytes or len(self.tokens) >= options.max_blocks
+
+    def add(self, token: Token, data: Buffer, hash: bytes) -> None:  # noqa: A002 - the block's name in the protocol
+        """Takes a block whose hash was verified. O(1); `data` (a buffer of bytes) is kept and must not change until the
+        pack is sealed."""
+        if self.sealed or len(hash) != self.hash_bytes:
+            raise Internal(f"block {token} (hash of {len(hash)} bytes) does not fit a pack of {self.hash_bytes}, sealed: {self.sealed}")
+        self.tokens.append(token)
+        self.buffers.append(data)
+        self.hashes.append(hash)
+        self.size_bytes += len(data)
+        self._owner.bytes_held += len(data)
+
+
+class SealObserver(Protocol):
+    """Told of every pack once it is durable, before its blocks are used: the cache of pack lists. `file_starts` are the
+    places where another job's blocks begin."""
+
+    async def sealed(self, pack: PendingPack, blocks: PackList, file_starts: Sequence[int]) -> None: ...
+
+
+class Packer:
+    """`store_time_us` is the latest time of the store that anybody has seen, or the clock's (Unix microseconds); `fkey_of`
+    names the packs' folder. `bytes_held` counts open and uploading packs; `failing` is why uploads do not succeed, "" when they do."""
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        env: Env,
+        *,
+        fkey_of: Callable[[int], str],
+        store_time_us: Callable[[], int],
+        options: PackerOptions | None = None,
+        observer: SealObserver | None = None,
+    ) -> None:
+        self.options = options or PackerOptions()
+        self.bytes_held = 0
+        self.failing = ""
+        self._objects = objects
+        self._env = env
+        self._fkey_of = fkey_of
+        self._store_time_us = store_time_us
+        self._observer = observer
+        self._uploads = asyncio.Semaphore(self.options.uploads)
+        self._pending: dict[int, PendingPack] = {}
+        self._numbers: dict[int, int] = {}
+        self._last_handle = 0
+
+    def begin(self, fid: int, *, stream: bool, hash_bytes: int = PLAIN_HASH_BYTES) -> OpenPack:
+        """A new, empty pack of folder `fid`; `hash_bytes` is 48 in encrypted folders."""
+        return OpenPack(fid, stream, hash_bytes, self)
+
+    def seal(self, pack: OpenPack) -> Coroutine[Any, Any, SealedPack]:
+        """Freezes the pack now; the result, once awaited, is durable in the object store. Raises what the store refuses for
+        good (Refused, Invalid); the blocks are then given up and have to be got again. Cancelling gives them up too."""
+        if pack.sealed or not pack.tokens or pack.size_bytes > MAX_DATA_BYTES:
+            raise Internal(f"a pack of {len(pack)} blocks, {pack.size_bytes} bytes cannot be sealed (sealed: {pack.sealed})")
+        pack.sealed = True
+        return self._seal(pack)
+
+    def discard(self, pack: OpenPack) -> None:
+        """Gives an open pack up."""
+        if not pack.sealed:
+            pack.sealed = True
+            self._release(pack)
+
+    def pending(self, handle: int) -> PendingPack:
+        """A sealed pack by its handle, registered or not, until it is dropped."""
+        pack = self._pending.get(handle)
+        if pack is None:
+            raise Internal(f"pack {handle} is not one of this process")
+        return pack
+
+    def registered(self, numbers: Mapping[int, int]) -> None:
+        """A commit has given packs their numbers (handle → number). Handles stay valid beside them until dropped."""
+        self._numbers.update(numbers)
+
+    def unregister(self) -> None:
+        """Forgets all numbers: the state was rebuilt on another history, so that they may mean other packs. The packs
+        themselves are still there and can be registered anew."""
+        self._numbers.clear()
+
+    def resolve(self, handle: int) -> int | None:
+        """The number of a pack by its handle, None while no commit has registered it."""
+        return self._numbers.get(handle)
+
+    def drop(self, handles: Iterable[int]) -> None:
+        """Forgets packs that no draft can name any more."""
+        for handle in handles:
+            self._pending.pop(handle, None)
+            self._numbers.pop(handle, None)
+
+    async def _seal(self, pack: OpenPack) -> SealedPack:
+        fkey = self._fkey_of(pack.fid)
+        try:
+            tokens, blocks, buffers = await self._env.threads.run(_build, pack)
+            async with self._uploads:
+                object_id = await self._upload(fkey, buffers)
+            footer_size = len(buffers[-1])
+            del buffers
+        finally:
+            self._release(pack)
+        self._last_handle -= 1
+        handle = self._last_handle
+        size = blocks.data_bytes + footer_size
+        pending = PendingPack(handle, pack.fid, fkey, object_id, size, blocks.count, footer_size, blocks.hash_bytes)
+        self._pending[handle] = pending
+        if self._observer is not None:
+            await self._observer.sealed(pending, blocks, _file_starts(tokens))
+        return SealedPack(handle, dict(zip(tokens, range(len(tokens)), strict=True)), size)
+
+    async def _upload(self, fkey: str, buffers: list[Buffer]) -> str:
+        """Stores the pack under an id that is minted when a try begins; returns the id of the try that succeeded."""
+        wait_s = FIRST_RETRY_S
+        while True:
+            object_id = layout.mint(self._store_time_us(), self._env.random)
+            try:
+                await self._objects.put(layout.pack_key(fkey, object_id), buffers, Mode.CREATE)
+            except Exists:
+                continue
+            except Unavailable as exc:
+                self.failing = exc.message
+                await self._env.clock.sleep(max(exc.retry_after_s or 0.0, self._env.random.uniform(wait_s / 2, wait_s)))
+                wait_s = min(2 * wait_s, LONGEST_RETRY_S)
+            else:
+                self.failing = ""
+                return object_id
+
+    def _release(self, pack: OpenPack) -> None:
+        self.bytes_held -= pack.size_bytes
+        pack.buffers, pack.hashes = [], []
+
+
+def _build(pack: OpenPack) -> tuple[list[Token], PackList, list[Buffer]]:
+    """Tokens in order, the list, and the object as buffers, the footer last. Runs in a thread."""
+    tokens, buffers, hashes = pack.tokens, list(pack.buffers), pack.hashes
+    order = sorted(range(len(tokens)), key=tokens.__getitem__)
+    if order != list(range(len(tokens))):
+        tokens, buffers, hashes = [tokens[i] for i in order], [buffers[i] for i in order], [hashes[i] for i in order]
+    if any(before == after for before, after in pairwise(tokens)):
+        raise Internal("a block was added twice to a pack")
+    checks = None if pack.hash_bytes == PLAIN_HASH_BYTES else array("Q", map(xxh3_64, buffers))
+    blocks = plain_list(pack.hash_bytes, hashes, map(len, buffers), checks)
+    buffers.append(encode_footer(blocks))
+    return tokens, blocks, buffers
+
+
+def _file_starts(tokens: Sequence[Token]) -> list[int]:
+    """The places at which another job's blocks begin."""
+    jobs = [token[0] for token in tokens]
+    return [0, *(place for place, (before, job) in enumerate(pairwise(jobs), 1) if before != job)]
