@@ -57,11 +57,6 @@ def decode_extents(data: bytes) -> Extents:
     )
 
 
-def count_blocks(extents: Sequence[Extent]) -> int:
-    """Number of blocks that the extents cover."""
-    return sum(extent[2] for extent in extents)
-
-
 @dataclass(frozen=True, slots=True)
 class Record:
     """A committed version of one item. `info.block_hashes` may be b"" = not loaded; `info.sequence == sequence`."""
