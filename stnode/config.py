@@ -76,8 +76,10 @@ class StoreSection(_Section):
     access_key_id: str = Field(default="", repr=False)
     secret_access_key: str = Field(default="", repr=False)
     session_token: str = Field(default="", repr=False)
-    concurrency: int = Field(default=32, ge=1, le=1024)
-    requests_per_day: int | None = Field(default=None, ge=1)
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    ca_file: str = ""
+    concurrency: int = Field(default=16, ge=1, le=1024)
+    daily_request_budget: int = Field(default=0, ge=0)
 
     @field_validator("url")
     @classmethod

@@ -1,0 +1,229 @@
+"""What can be asked of a node, as one protocol: every command of the command line is one method, with plain values in and out.
+
+Two implementations pass one suite (`tests/conformance/test_service.py`): `operations.NodeService` works on a node in this
+process, `remote.RemoteService` asks the daemon over HTTP. Arguments and results are JSON-able dataclasses (`wire.py`), errors are
+`stnode.errors` on both sides. Annotations here are the wire format: the server reads them to decode arguments.
+
+Paths are `FOLDER/PATH`: the first part is a folder ID, or a label that only one folder has; parts are separated by `/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from stnode.node.status import NodeStatus
+
+EntryType = Literal["file", "directory", "symlink"]
+FolderTypeName = Literal["sendreceive", "sendonly", "receiveonly", "receiveencrypted"]
+
+PAGE = 1000
+"""Entries in one answer of `ls`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSettings:
+    """A peer device in the store's settings. `addresses` are URLs or "dynamic"."""
+
+    id: str
+    name: str = ""
+    addresses: tuple[str, ...] = ("dynamic",)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSettings:
+    """A folder in the store's settings, equal for all nodes. `devices` are device IDs; in arguments names are understood too."""
+
+    id: str
+    label: str = ""
+    type: FolderTypeName = "sendreceive"
+    devices: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    ignore_permissions: bool = False
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FolderChange:
+    """What `folder_set` changes; None leaves a value as it is."""
+
+    label: str | None = None
+    type: FolderTypeName | None = None
+    add_devices: tuple[str, ...] = ()
+    remove_devices: tuple[str, ...] = ()
+    ignore: tuple[str, ...] | None = None
+    ignore_permissions: bool | None = None
+    paused: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChange:
+    """One difference between what config.toml asks for and the store's settings; `detail` says it in words."""
+
+    action: Literal["add", "change", "remove"]
+    kind: Literal["device", "folder"]
+    id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One item of a folder. `path` is FOLDER/PATH with the folder's ID, the folder itself is a directory of that name.
+    `permissions` is None where the folder keeps none; `revision` changes with every change of the item."""
+
+    path: str
+    type: EntryType
+    size: int = 0
+    modified_ns: int = 0
+    permissions: int | None = None
+    target: str = ""
+    revision: str = ""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page of entries, in order of their paths; pass `next` as `after` for the following page, None = that was all."""
+
+    entries: tuple[Entry, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckProblem:
+    """One thing wrong with the store: the object's key and what is wrong. `lost` = a path whose data cannot be read any more."""
+
+    key: str
+    message: str
+    lost: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The end of a check: what was looked at, and every problem found."""
+
+    slots: int
+    manifests: int
+    runs: int
+    packs: int
+    records: int
+    blocks_read: int
+    bytes_read: int
+    problems: tuple[CheckProblem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStep:
+    """Progress of a check: `done` of `total` things of a phase; the last step carries the report."""
+
+    phase: str
+    done: int
+    total: int
+    report: CheckReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KindStats:
+    """Objects of one kind (packs, journal, …) in the store and their bytes."""
+
+    kind: str
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FolderStats:
+    """`bytes` is what the folder's files add up to, `pack_bytes` what its packs take in the store."""
+
+    id: str
+    label: str
+    files: int
+    bytes: int
+    packs: int
+    pack_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BucketStats:
+    """What the store holds and what it costs to ask it."""
+
+    url: str
+    store_id: str
+    head: int
+    kinds: tuple[KindStats, ...]
+    folders: tuple[FolderStats, ...]
+    requests: dict[str, int]
+
+
+class Service(Protocol):
+    """All of a node that a user can ask for. Methods raise `stnode.errors` only; changes have happened durably when they return."""
+
+    async def id(self) -> str: ...
+    async def status(self) -> NodeStatus: ...
+
+    async def device_add(self, device: DeviceSettings) -> DeviceSettings: ...
+    async def device_remove(self, device: str) -> None: ...
+    async def device_list(self) -> tuple[DeviceSettings, ...]: ...
+
+    async def folder_add(self, folder: FolderSettings) -> FolderSettings: ...
+    async def folder_remove(self, folder: str) -> None: ...
+    async def folder_list(self) -> tuple[FolderSettings, ...]: ...
+    async def folder_set(self, folder: str, change: FolderChange) -> FolderSettings: ...
+
+    async def folder_override(self, folder: str) -> int:
+        """Makes this store's content of a send-only folder the newest everywhere; how many items that concerned."""
+
+    async def folder_revert(self, folder: str) -> int:
+        """Undoes local changes of a receive-only folder; how many items that concerned."""
+
+    async def confirm_deletions(self, folder: str) -> int:
+        """Lets a waiting mass deletion go on; how many files it deletes."""
+
+    async def settings_plan(
+        self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
+    ) -> tuple[SettingsChange, ...]:
+        """What `settings_apply` would do. Devices and folders that are not named are removed only with `prune`."""
+
+    async def settings_apply(
+        self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
+    ) -> tuple[SettingsChange, ...]:
+        """Makes the store's settings agree; the changes made."""
+
+    async def ls(self, path: str, recursive: bool = False, after: str | None = None) -> Listing:
+        """A page of a directory's entries; with `recursive` of everything below it. "" lists the folders. A file lists itself."""
+
+    async def stat(self, path: str) -> Entry: ...
+
+    def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "") -> AsyncIterator[bytes]:
+        """A file's bytes in pieces. With `revision`: Conflict when the file is another by now. Errors come from the first step on."""
+
+    async def write(
+        self,
+        path: str,
+        source: AsyncIterator[bytes],
+        size: int | None = None,
+        modified_ns: int | None = None,
+        permissions: int | None = None,
+    ) -> Entry:
+        """Stores a file, replacing what is there; parents are made. An error of `source`, or another length than `size`, changes nothing."""
+
+    async def symlink(self, path: str, target: str, modified_ns: int | None = None) -> Entry: ...
+    async def mkdir(self, path: str, parents: bool = False, modified_ns: int | None = None, permissions: int | None = None) -> Entry: ...
+    async def rm(self, path: str, recursive: bool = False) -> int: ...
+    async def mv(self, source: str, target: str) -> Entry: ...
+
+    def bucket_check(self, read_data: bool = False) -> AsyncIterator[CheckStep]:
+        """Checks everything stored against everything else; `read_data` also reads all packs and hashes every block."""
+
+    async def bucket_stats(self) -> BucketStats: ...
+
+    async def shutdown(self) -> None:
+        """Asks the daemon to stop."""
+
+    async def close(self) -> None:
+        """Frees what this object holds; the node goes on."""

@@ -1,0 +1,219 @@
+"""One suite for everything that is a `Service`: the fake, the node in this process, and the daemon over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from stnode.config import ApiSection
+from stnode.errors import Conflict, Invalid, NotFound, StnodeError
+from stnode.frontends.api import ApiServer
+from stnode.node.remote import RemoteService
+from stnode.node.service import DeviceSettings, Entry, FolderChange, FolderSettings, Service
+from tests.support.fake_service import PEER_ID, FakeService
+
+
+@asynccontextmanager
+async def over_http(service: Service) -> AsyncIterator[Service]:
+    """The service as a client of its API sees it."""
+    server = ApiServer(service, ApiSection(listen="127.0.0.1:0", api_key="key"))
+    remote = RemoteService(await server.start(), "key")
+    try:
+        yield remote
+    finally:
+        await remote.close()
+        await server.stop()
+
+
+@pytest.fixture(params=["fake", "fake over HTTP"])
+async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    async with AsyncExitStack() as stack:
+        made: Service = FakeService()
+        if request.param.endswith("over HTTP"):
+            made = await stack.enter_async_context(over_http(made))
+        yield made
+
+
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def content(service: Service, path: str, offset: int = 0, length: int | None = None, revision: str = "") -> bytes:
+    return b"".join([piece async for piece in service.read(path, offset, length, revision)])
+
+
+async def paths(service: Service, path: str, recursive: bool = False) -> list[str]:
+    found: list[Entry] = []
+    after: str | None = None
+    while True:
+        page = await service.ls(path, recursive, after)
+        found += page.entries
+        if page.next is None:
+            return [entry.path for entry in found]
+        after = page.next
+
+
+async def test_what_is_written_is_read(service: Service) -> None:
+    data = os.urandom(700_000)
+    written = await service.write("docs/a/b.bin", pieces(data[:300], data[300:]), len(data), 1_700_000_000_123_456_789, 0o640)
+    assert (written.path, written.type, written.size) == ("docs/a/b.bin", "file", len(data))
+    assert await service.stat("docs/a/b.bin") == written
+    assert (written.modified_ns, written.permissions) == (1_700_000_000_123_456_789, 0o640)
+    assert await content(service, "docs/a/b.bin") == data
+    assert await content(service, "My docs/a/b.bin", 299_990, 20) == data[299_990:300_010]
+    assert await content(service, "docs/a/b.bin", len(data)) == b""
+    assert await content(service, "docs/a/b.bin", revision=written.revision) == data
+
+
+async def test_an_empty_file(service: Service) -> None:
+    assert (await service.write("docs/empty", pieces())).size == 0
+    assert await content(service, "docs/empty") == b""
+
+
+async def test_a_failed_write_changes_nothing(service: Service) -> None:
+    async def breaks() -> AsyncIterator[bytes]:
+        yield b"x" * 200_000
+        raise Invalid("the source broke")
+
+    await service.write("docs/f", pieces(b"before"))
+    with pytest.raises(Invalid, match="the source broke"):
+        await service.write("docs/f", breaks())
+    with pytest.raises(StnodeError):
+        await service.write("docs/f", pieces(b"short"), size=100)
+    assert await content(service, "docs/f") == b"before"
+
+
+async def test_read_of_another_revision_is_a_conflict(service: Service) -> None:
+    first = await service.write("docs/f", pieces(b"1"))
+    second = await service.write("docs/f", pieces(b"2"))
+    assert first.revision != second.revision
+    with pytest.raises(Conflict):
+        await content(service, "docs/f", revision=first.revision)
+
+
+async def test_missing_things_are_not_found(service: Service) -> None:
+    for call in (
+        service.stat("docs/none"),
+        service.stat("none/x"),
+        service.rm("docs/none"),
+        service.ls("docs/none"),
+        content(service, "docs/none"),
+    ):
+        with pytest.raises(NotFound):
+            await call
+
+
+async def test_a_directory_is_no_file(service: Service) -> None:
+    await service.mkdir("docs/d")
+    with pytest.raises(Invalid):
+        await content(service, "docs/d")
+    with pytest.raises(Conflict):
+        await service.write("docs/d", pieces(b"x"))
+
+
+async def test_listing(service: Service) -> None:
+    await service.mkdir("docs/d/e", parents=True, permissions=0o700)
+    await service.write("docs/d/f", pieces(b"x"))
+    await service.write("docs/top", pieces(b"x"))
+    await service.symlink("docs/link", "d/f")
+    assert await paths(service, "") == ["docs"]
+    assert await paths(service, "docs") == ["docs/d", "docs/link", "docs/top"]
+    assert await paths(service, "docs", recursive=True) == ["docs/d", "docs/d/e", "docs/d/f", "docs/link", "docs/top"]
+    assert await paths(service, "docs/d/") == ["docs/d/e", "docs/d/f"]
+    assert await paths(service, "docs/top") == ["docs/top"]
+    assert (await service.stat("docs/d/e")).permissions == 0o700
+    assert (await service.stat("docs/link")).target == "d/f"
+    assert (await service.stat("docs")).type == "directory"
+
+
+async def test_mkdir(service: Service) -> None:
+    with pytest.raises(NotFound):
+        await service.mkdir("docs/a/b")
+    await service.mkdir("docs/a/b", parents=True)
+    await service.mkdir("docs/a/b", parents=True)
+    with pytest.raises(Conflict):
+        await service.mkdir("docs/a/b")
+
+
+async def test_rm(service: Service) -> None:
+    await service.write("docs/d/f", pieces(b"x"))
+    with pytest.raises(Conflict):
+        await service.rm("docs/d")
+    assert await service.rm("docs/d", recursive=True) == 2
+    assert await paths(service, "docs", recursive=True) == []
+    with pytest.raises(Invalid):
+        await service.rm("docs", recursive=True)
+
+
+async def test_mv(service: Service) -> None:
+    await service.write("docs/d/f", pieces(b"x"))
+    assert (await service.mv("docs/d", "docs/new")).path == "docs/new"
+    assert await paths(service, "docs", recursive=True) == ["docs/new", "docs/new/f"]
+    assert await content(service, "docs/new/f") == b"x"
+    await service.write("docs/other", pieces(b"y"))
+    with pytest.raises(Conflict):
+        await service.mv("docs/other", "docs/new/f")
+
+
+async def test_many_writes_side_by_side(service: Service) -> None:
+    await asyncio.gather(*(service.write(f"docs/{number}", pieces(b"%d" % number), modified_ns=number + 1) for number in range(200)))
+    assert len(await paths(service, "docs")) == 200
+    assert await content(service, "docs/123") == b"123"
+
+
+async def test_devices_and_folders(service: Service) -> None:
+    device = await service.device_add(DeviceSettings(PEER_ID, "laptop", ("tcp://192.0.2.1:22000",)))
+    assert await service.device_list() == (device,)
+    with pytest.raises(Conflict):
+        await service.device_add(device)
+    with pytest.raises(Invalid):
+        await service.device_add(DeviceSettings("A" * 56))
+    folder = await service.folder_add(FolderSettings("pics", "Pictures", "sendonly", ("laptop",), ("*.tmp",)))
+    assert folder.devices == (PEER_ID,)
+    changed = await service.folder_set("pics", FolderChange(label="P", type="receiveonly", remove_devices=("laptop",), paused=True))
+    assert changed == FolderSettings("pics", "P", "receiveonly", (), ("*.tmp",), paused=True)
+    assert changed in await service.folder_list()
+    assert [f.id for f in (await service.status()).folders] == ["docs", "pics"]
+    await service.folder_remove("pics")
+    assert [f.id for f in await service.folder_list()] == ["docs"]
+    await service.device_remove("laptop")
+    with pytest.raises(NotFound):
+        await service.device_remove("laptop")
+
+
+async def test_override_and_revert_want_their_type_of_folder(service: Service) -> None:
+    for call in (service.folder_override("docs"), service.folder_revert("docs")):
+        with pytest.raises(Invalid):
+            await call
+    with pytest.raises(NotFound):
+        await service.confirm_deletions("docs")
+
+
+async def test_wished_settings_are_planned_then_applied(service: Service) -> None:
+    devices, folders = (DeviceSettings(PEER_ID, "laptop"),), (FolderSettings("new", devices=(PEER_ID,)),)
+    planned = await service.settings_plan(devices, folders, False)
+    assert [(c.action, c.kind, c.id) for c in planned] == [("add", "device", PEER_ID), ("add", "folder", "new")]
+    assert [f.id for f in await service.folder_list()] == ["docs"]
+    assert await service.settings_apply(devices, folders, False) == planned
+    assert await service.settings_plan(devices, folders, False) == ()
+    removed = await service.settings_apply(devices, folders, True)
+    assert [(c.action, c.id) for c in removed] == [("remove", "docs")]
+
+
+async def test_check_ends_with_a_report(service: Service) -> None:
+    steps = [step async for step in service.bucket_check()]
+    assert [step.report is None for step in steps[:-1]] == [True] * (len(steps) - 1)
+    report = steps[-1].report
+    assert report is not None
+    assert report.problems == ()
+
+
+async def test_stats_and_id(service: Service) -> None:
+    assert len(await service.id()) == 63
+    assert (await service.status()).device_id == await service.id()
+    assert (await service.bucket_stats()).url
