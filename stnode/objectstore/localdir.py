@@ -9,7 +9,7 @@ ETag = modification time, size and inode. The time is set by us, strictly rising
 Each call is one hop to a thread; everything in `_Files` blocks.
 """
 # Names are strings made for system calls by descriptor; a Path for each would cost more than the call.
-# ruff: noqa: PTH102, PTH103, PTH104, PTH108, PTH112, PTH116, PTH120, PTH208
+# ruff: noqa: PTH102, PTH103, PTH104, PTH108, PTH112, PTH116, PTH120
 
 from __future__ import annotations
 

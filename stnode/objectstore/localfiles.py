@@ -2,7 +2,7 @@
 translated. Everything here blocks and runs in threads.
 """
 # Names are strings made for system calls by descriptor; a Path for each would cost more than the call.
-# ruff: noqa: PTH102, PTH103, PTH104, PTH108, PTH112, PTH116, PTH120, PTH208
+# ruff: noqa: PTH103, PTH108, PTH116, PTH208
 
 from __future__ import annotations
 
