@@ -132,6 +132,8 @@ class Status(Enum):
     """Already there, or older than what is there: nothing to do."""
     CONFLICT = "conflict"
     """Its condition did not hold, or the state forbids it (`reason`)."""
+    RETRY_UPLOAD = "retry-upload"
+    """Its blocks lie in a pack that was condemned meanwhile or may not be registered any more: upload them again."""
 
 
 @dataclass(frozen=True, slots=True)
