@@ -127,6 +127,40 @@ class Env:
         self.threads.close()
 
 
+class Tasks:
+    """The background tasks of one owner. None outlives `close`; one that ends by an unexpected exception is told to
+    `on_crash(name, exception)` at once, so that nothing dies silently."""
+
+    def __init__(self, env: Env, on_crash: Callable[[str, Exception], None]) -> None:
+        self._env = env
+        self._on_crash = on_crash
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, coro: Coroutine[Any, Any, None], name: str) -> None:
+        """Runs `coro` in the background."""
+        task = self._env.spawn(self._guarded(coro, name), name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def cancel(self) -> None:
+        """Asks all tasks to end, without waiting: for callers that cannot await."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Cancels all tasks, except the caller's own, and waits until they are over."""
+        while tasks := [task for task in self._tasks if task is not asyncio.current_task()]:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _guarded(self, coro: Coroutine[Any, Any, None], name: str) -> None:
+        try:
+            await coro
+        except Exception as exc:  # noqa: BLE001 - the owner decides; see on_crash
+            self._on_crash(name, exc)
+
+
 def system_env(workers: int = 4) -> Env:
     """The real world."""
     return Env(SystemClock(), SystemRandomness(), PoolThreads(workers))

@@ -1,0 +1,82 @@
+"""A real `stnode run` process for the comparison, set up by its own command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.support.syncthing import free_port
+
+STNODE = [sys.executable, "-m", "stnode"]
+
+
+class StnodeProcess:
+    """One node with a home of its own on a given store."""
+
+    def __init__(self, home: Path, store: str, options: dict[str, str] | None = None) -> None:
+        self.home = home
+        self.port, self.api_port = free_port(), free_port()
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self._env = {
+            **os.environ,
+            "STNODE_NODE_LISTEN": f"tcp://127.0.0.1:{self.port}",
+            "STNODE_API_LISTEN": f"127.0.0.1:{self.api_port}",
+            "STNODE_STORE_URL": store,
+            "STNODE_LOG_LEVEL": "info",
+            **(options or {}),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self.cli("init")
+        self.device_id = self.cli("id").strip()
+
+    def cli(self, *args: str) -> str:
+        """One command; its standard output. Raises with what it said when it fails."""
+        done = subprocess.run([*STNODE, "--home", str(self.home), *args], env=self._env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"stnode {' '.join(args)}: exit {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process ID."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, wait_s: float = 60.0) -> None:
+        """Runs the daemon; returns when it answers."""
+        with (self.home / "run.log").open("ab") as log:
+            self._process = subprocess.Popen([*STNODE, "--home", str(self.home), "run"], env=self._env, stdout=log, stderr=log)
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                if self.status()["running"]:
+                    return
+            except RuntimeError:
+                pass
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"stnode did not start:\n{(self.home / 'run.log').read_text()[-4000:]}")
+            time.sleep(0.1)
+
+    def status(self) -> dict[str, Any]:
+        """`stnode status --json`."""
+        status: dict[str, Any] = json.loads(self.cli("status", "--json"))
+        return status
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self, wait_s: float = 30.0) -> None:
+        """SIGTERM, as a service manager would."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(wait_s)
+            self._process = None

@@ -1,0 +1,174 @@
+"""Answers a peer's Requests from the store: name -> record -> extent -> block of a pack.
+
+Works on batches: one database hop for all names not in the small cache of records, blocks in memory answered at once, the
+rest read as runs of neighbouring blocks (the reader fetches ahead). Every request gets exactly one reply, whatever happens:
+a missing answer would block the peer's puller for as long as the connection lives (bep-facts 8.3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from sqlite3 import Connection
+
+from stnode.clock import Env
+from stnode.db import Database
+from stnode.errors import NotFound, StnodeError
+from stnode.folder.ignore import is_internal
+from stnode.protocol.fileinfo import FileType
+from stnode.protocol.messages import ErrorCode, Request
+from stnode.repo import state
+from stnode.repo.addresses import FileMap
+from stnode.repo.records import Record
+from stnode.repo.store import Store
+from stnode.telemetry import get_logger
+
+Reply = Callable[[int, memoryview | bytes, ErrorCode], None]
+"""(request id, data, code): queues one Response; never blocks."""
+
+_log = get_logger(__name__)
+_CACHED_RECORDS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What serving needs of a record."""
+
+    size: int
+    block_size: int
+    blocks: FileMap
+
+
+class BlockServer:
+    """Serves one folder's blocks to any number of peers. `damaged(pack, place)` is told of blocks that fail their hash."""
+
+    def __init__(self, env: Env, db: Database, store: Store, fid: int) -> None:
+        self._env = env
+        self._db = db
+        self._store = store
+        self._fid = fid
+        self._records: OrderedDict[str, _Served | None] = OrderedDict()
+
+    def forget(self, names: Iterable[str]) -> None:
+        """These records changed: read them again."""
+        for name in names:
+            self._records.pop(name, None)
+
+    def forget_all(self) -> None:
+        """The state was rebuilt."""
+        self._records.clear()
+
+    async def answer(self, requests: Sequence[Request], reply: Reply) -> None:
+        """Replies to all of `requests`, in any order. Never raises for what a peer or the store does."""
+        unknown = {request.name for request in requests if request.name not in self._records}
+        if unknown:
+            await self._load(sorted(unknown))
+        misses: list[tuple[int, int, Request]] = []
+        for request in requests:
+            block = self._block_of(request, reply)
+            if block is None:
+                continue
+            pack, place = block
+            data = self._store.reader.cached(pack, place)
+            if data is not None and self._matches(request, pack, place):
+                reply(request.id, data, ErrorCode.NO_ERROR)
+            else:
+                misses.append((pack, place, request))
+        if misses:
+            await asyncio.gather(*(self._read_run(run, reply) for run in _runs(misses)))
+
+    def _block_of(self, request: Request, reply: Reply) -> tuple[int, int] | None:
+        """The address of the block asked for; None when the reply is given already."""
+        served = self._records.get(request.name)
+        if request.size == 0 and served is not None:
+            reply(request.id, b"", ErrorCode.NO_ERROR)  # peers up to 2.1.0 ask for the empty block of an empty file
+        elif is_internal(request.name):
+            reply(request.id, b"", ErrorCode.INVALID_FILE)
+        elif served is None or request.offset >= served.size or not served.blocks.blocks:
+            reply(request.id, b"", ErrorCode.NO_SUCH_FILE)
+        elif request.offset % served.block_size or request.size != min(served.block_size, served.size - request.offset):
+            reply(request.id, b"", ErrorCode.NO_SUCH_FILE)
+        else:
+            pack, place = served.blocks.at(request.offset // served.block_size)
+            if pack:
+                return pack, place
+            reply(request.id, bytes(request.size), ErrorCode.NO_ERROR)
+        return None
+
+    async def _load(self, names: Sequence[str]) -> None:
+        def read(conn: Connection) -> dict[str, Record]:
+            return state.get_records(conn, self._fid, names)
+
+        found = await self._db.run(read)
+        for name in names:
+            record = found.get(name)
+            servable = record is not None and record.info.type == FileType.FILE and not record.info.deleted
+            self._records[name] = (
+                _Served(record.info.size, record.info.block_size, FileMap(record.extents)) if record is not None and servable else None
+            )
+        while len(self._records) > _CACHED_RECORDS + len(names):
+            self._records.popitem(last=False)
+
+    def _matches(self, request: Request, pack: int, place: int) -> bool:
+        """The peer wants this very content. Without a hash (v1 may leave it out) the record's content is what it gets."""
+        return not request.hash or self._store.packlists.hashes(pack, place, 1) == request.hash
+
+    async def _read_run(self, run: Sequence[tuple[int, int, Request]], reply: Reply) -> None:
+        pack, first, _ = run[0]
+        try:
+            blocks = await self._read(pack, first, run[-1][1] - first + 1)
+        except StnodeError as exc:
+            _log.warning("block not served", pack=pack, place=first, file=run[0][2].name, error=exc.message)
+            code = ErrorCode.NO_SUCH_FILE if isinstance(exc, NotFound) else ErrorCode.GENERIC
+            for _, _, request in run:
+                reply(request.id, b"", code)
+            return
+        for _, place, request in run:
+            if self._matches(request, pack, place):
+                reply(request.id, blocks[place - first], ErrorCode.NO_ERROR)
+            else:
+                await self._answer_old(request, reply)
+
+    async def _read(self, pack: int, place: int, count: int) -> Sequence[memoryview]:
+        """A pack that is gone was repacked or we are behind: follow to the head, then look again (R15)."""
+        try:
+            return await self._store.reader.blocks(pack, place, count)
+        except NotFound:
+            await self._store.follow_to_head()
+            return await self._store.reader.blocks(pack, place, count)
+
+    async def _answer_old(self, request: Request, reply: Reply) -> None:
+        """The peer still pulls a version that was replaced: history may hold it (fewer failed rounds)."""
+
+        def read(conn: Connection) -> Sequence[Record]:
+            return state.history_of(conn, self._fid, request.name, limit=8)
+
+        try:
+            for record in await self._db.run(read):
+                index, offset = divmod(request.offset, record.info.block_size or 1)
+                if offset or request.offset >= record.info.size or not record.extents:
+                    continue
+                pack, place = FileMap(record.extents).at(index)
+                if not pack:
+                    continue
+                await self._store.packlists.ensure([pack])
+                if self._store.packlists.hashes(pack, place, 1) == request.hash:
+                    reply(request.id, (await self._store.reader.blocks(pack, place, 1))[0], ErrorCode.NO_ERROR)
+                    return
+        except StnodeError as exc:
+            _log.warning("old version not served", file=request.name, error=exc.message)
+        reply(request.id, b"", ErrorCode.NO_SUCH_FILE)
+
+
+def _runs(misses: list[tuple[int, int, Request]]) -> list[list[tuple[int, int, Request]]]:
+    """Groups of requests for neighbouring blocks of one pack."""
+    misses.sort(key=lambda miss: (miss[0], miss[1]))
+    runs: list[list[tuple[int, int, Request]]] = []
+    for miss in misses:
+        if runs and runs[-1][-1][0] == miss[0] and miss[1] - runs[-1][-1][1] <= 1:
+            runs[-1].append(miss)
+        else:
+            runs.append([miss])
+    return runs

@@ -1,0 +1,79 @@
+"""Tells one peer of one folder's committed records, in the order of their numbers, each batch once.
+
+Nothing but what the database holds as committed is ever sent (invariant 1): the announcer reads records behind its cursor,
+adds the block hashes from the packs' lists and hands encoded batches on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from sqlite3 import Connection
+
+from stnode.clock import Env
+from stnode.db import Database
+from stnode.folder.announcing import announced_files
+from stnode.protocol import announce
+from stnode.repo import state
+from stnode.repo.records import Record
+from stnode.repo.store import Store
+
+_READ = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One Index or IndexUpdate: encoded FileInfos, the number of the last one, and the one sent before."""
+
+    files: Sequence[bytes]
+    last_sequence: int
+    prev_sequence: int
+    update: bool
+
+
+class Announcer:
+    """The cursor of one (peer, folder). `start` comes from the delta index handshake; until then nothing is sent."""
+
+    def __init__(self, env: Env, db: Database, store: Store, fid: int) -> None:
+        self._env = env
+        self._db = db
+        self._store = store
+        self._fid = fid
+        self._sent: int | None = None
+        self._update = False
+        self._queue: list[Batch] = []
+
+    def start(self, after: int, *, full: bool) -> None:
+        """Send what is numbered above `after`; with `full` the first batch replaces all that the peer has of us."""
+        self._sent = after
+        self._update = not full
+        self._queue.clear()
+
+    def stop(self) -> None:
+        """The peer does not share the folder now."""
+        self._sent = None
+        self._queue.clear()
+
+    async def next_batch(self) -> Batch | None:
+        """The next batch, None when everything committed has been handed out."""
+        if not self._queue and self._sent is not None:
+            await self._fill(self._sent)
+        return self._queue.pop(0) if self._queue and self._sent is not None else None
+
+    async def _fill(self, after: int) -> None:
+        def read(conn: Connection) -> list[Record]:
+            return state.records_since(conn, self._fid, after, _READ)
+
+        records = await self._db.run(read)
+        if not records:
+            return
+        encoded = await announced_files(self._env, self._store.packlists, records)
+        if self._sent != after:
+            return  # restarted by another ClusterConfig meanwhile
+        prev = after
+        for first, end in announce.batches(records, encoded):
+            last = records[end - 1].sequence
+            self._queue.append(Batch(encoded[first:end], last, prev, self._update))
+            self._update = True
+            prev = last
+        self._sent = prev

@@ -1,0 +1,306 @@
+"""Who may connect, who is connected, whom to dial.
+
+One connection per device: the first one that stands is kept, unless it has been silent for so long that it is likely dead.
+Only devices of the store's settings get in; others are remembered as pending, for the user to add (invariant: an unknown
+device never gets a byte of BEP).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from sqlite3 import Connection
+
+from stnode.clock import Env, Tasks
+from stnode.db import Database
+from stnode.errors import StnodeError
+from stnode.folder import index
+from stnode.folder.runner import FolderRunner
+from stnode.net import base as net
+from stnode.net.identity import Identity
+from stnode.node.announcer import Announcer
+from stnode.node.session import Session
+from stnode.protocol import announce, deviceid
+from stnode.protocol.connection import BEPConnection
+from stnode.protocol.deviceid import DeviceID
+from stnode.protocol.messages import ClusterConfig, ClusterDevice, ClusterFolder, Compression, FolderID, Hello, Hint
+from stnode.repo import state
+from stnode.repo.settings import DeviceSettings, FolderSettings
+from stnode.repo.store import Store
+from stnode.telemetry import Metrics, get_logger
+
+_log = get_logger(__name__)
+
+_FIRST_WAIT_S = 1.0
+_LONGEST_WAIT_S = 60.0
+_DEAD_AFTER_S = 120.0
+_PENDING_KEPT = 100
+
+
+@dataclass(slots=True)
+class DeviceState:
+    """What is known of one device beyond its settings."""
+
+    session: Session | None = None
+    dialer: bool = False
+    last_seen_s: float | None = None
+    last_error: str = ""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Connections:
+    """Listeners, dialers and sessions of a node, and the host that its sessions ask (`session.SessionHost`).
+
+    `devices`, `runners` give the present settings and folders; both change with the store's settings, after which the node
+    calls `settings_changed`.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        db: Database,
+        store: Store,
+        identity: Identity,
+        hello: Hello,
+        metrics: Metrics,
+        devices: Callable[[], Mapping[DeviceID, DeviceSettings]],
+        runners: Callable[[], Mapping[str, FolderRunner]],
+    ) -> None:
+        self._env = env
+        self._db = db
+        self._store = store
+        self._identity = identity
+        self._hello = hello
+        self._metrics = metrics
+        self._devices = devices
+        self._runners = runners
+        self._numbers: dict[DeviceID, int] = {}
+        self._listeners: list[net.Listener] = []
+        self._tasks = Tasks(env, self._crashed)
+        self._stopping = False
+        self.states: dict[DeviceID, DeviceState] = {}
+        self.pending_devices: dict[DeviceID, str] = {}
+        self.pending_folders: dict[tuple[DeviceID, str], str] = {}
+
+    # --- life
+
+    async def start(self, listen: Sequence[str]) -> tuple[str, ...]:
+        """Opens the listeners and begins to dial; the addresses really bound. Raises Refused when a port is taken."""
+        await self._number_devices()
+        for address in listen:
+            self._listeners.append(await net.listen(self._env, address, self._identity, self._accept))
+        self._dial_all()
+        return tuple(address for listener in self._listeners for address in listener.addresses)
+
+    async def stop(self) -> None:
+        """Closes listeners and connections, telling the peers why."""
+        self._stopping = True
+        for listener in self._listeners:
+            await listener.close()
+        sessions = [state.session for state in self.states.values() if state.session is not None]
+        for session in sessions:
+            session.close("the node is stopping")
+        await self._tasks.close()
+        for session in sessions:
+            await session.wait_ended()
+
+    async def settings_changed(self) -> None:
+        """Devices or folders changed: removed devices are disconnected, all others get a new ClusterConfig."""
+        await self._number_devices()
+        for device, known in list(self.states.items()):
+            if device not in self._devices():
+                if known.session is not None:
+                    known.session.close("the device was removed")
+                del self.states[device]
+            elif known.session is not None and known.session.hello is not None:
+                await known.session.send_cluster_config()
+                known.session.reconfigure()
+        self._dial_all()
+
+    async def _number_devices(self) -> None:
+        wanted = [device for device in self._devices() if device not in self._numbers]
+
+        def number(conn: Connection) -> dict[DeviceID, int]:
+            return {device: index.device_number(conn, device) for device in wanted}
+
+        if wanted:
+            self._numbers.update(await self._db.write(number))
+
+    def _crashed(self, name: str, exc: Exception) -> None:
+        _log.error("connection task ended by a bug", task=name, exc_info=exc)
+
+    # --- who connects
+
+    def _state(self, device: DeviceID) -> DeviceState:
+        return self.states.setdefault(device, DeviceState())
+
+    def _accept(self, device: DeviceID, address: str) -> Session | None:
+        """The handler of a new link from `device`, or None to drop it before a byte of BEP."""
+        if self._stopping or device == self._identity.device_id:
+            return None
+        settings = self._devices().get(device)
+        if settings is None or device not in self._numbers:
+            if device not in self.pending_devices and len(self.pending_devices) < _PENDING_KEPT:
+                _log.info("unknown device refused", device=deviceid.format(device), address=address)
+            if len(self.pending_devices) < _PENDING_KEPT:
+                self.pending_devices[device] = address
+            return None
+        known = self._state(device)
+        if known.session is not None:
+            if known.session.silent_s < _DEAD_AFTER_S:
+                return None
+            known.session.close("replaced by a new connection")
+        connection = BEPConnection(self._env.clock.monotonic(), Compression[settings.compression.upper()])
+        session = Session(self._env, device, self._numbers[device], connection, self)
+        known.session = session
+        return session
+
+    # --- whom to dial
+
+    def _dial_all(self) -> None:
+        for device, settings in self._devices().items():
+            known = self._state(device)
+            if not known.dialer and _static(settings):
+                known.dialer = True
+                self._tasks.spawn(self._keep_dialing(device), f"dial {deviceid.format(device)[:7]}")
+
+    async def _keep_dialing(self, device: DeviceID) -> None:
+        """Connects whenever the device is not connected; waits longer after each failure."""
+        known = self._state(device)
+        wait_s = _FIRST_WAIT_S
+        try:
+            while (settings := self._devices().get(device)) is not None and (addresses := _static(settings)):
+                if known.session is None:
+                    for address in addresses:
+                        if await self._dial(device, address, known):
+                            break
+                known.wake.clear()
+                if known.session is not None:
+                    wait_s = _FIRST_WAIT_S
+                    await known.wake.wait()
+                await self._env.clock.sleep(self._env.random.uniform(wait_s / 2, wait_s))
+                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+        finally:
+            known.dialer = False
+
+    async def _dial(self, device: DeviceID, address: str, known: DeviceState) -> bool:
+        try:
+            await net.dial(self._env, address, self._identity, device, self._accept)
+        except StnodeError as exc:
+            known.last_error = f"{address}: {exc.message}"
+        else:
+            self._metrics.connection_attempts.labels("out", "ok").inc()
+            return True
+        self._metrics.connection_attempts.labels("out", "failed").inc()
+        return False
+
+    # --- session.SessionHost
+
+    def hello(self) -> Hello:
+        """What we say first, with the time of now."""
+        return Hello(self._hello.device_name, self._hello.client_name, self._hello.client_version, 1, self._env.clock.now_ns())
+
+    def introduced(self, session: Session) -> None:
+        """The device's Hello has come: the connection stands."""
+        known = self._state(session.device_id)
+        known.last_error = ""
+        known.last_seen_s = self._env.clock.now_ns() / 1e9
+        hello = session.hello
+        _log.info(
+            "device connected",
+            device=deviceid.format(session.device_id),
+            name=hello.device_name if hello else "",
+            client=f"{hello.client_name} {hello.client_version}" if hello else "",
+            address=session.link.remote_address if session.link else "",
+        )
+        self._metrics.connections.inc()
+
+    def ended(self, session: Session, reason: str) -> None:
+        """The link is gone."""
+        known = self.states.get(session.device_id)
+        if session.hello is not None:
+            self._metrics.connections.dec()
+            _log.info("device disconnected", device=deviceid.format(session.device_id), reason=reason)
+        if known is not None and known.session is session:
+            known.session = None
+            known.last_error = reason
+            known.last_seen_s = self._env.clock.now_ns() / 1e9
+            known.wake.set()
+
+    def hinted(self, hint: Hint) -> None:
+        """A sibling says that there is something new in the journal."""
+        self._store.hint()
+
+    def announcer(self, runner: FolderRunner) -> Announcer:
+        """A new cursor over a folder's records."""
+        return Announcer(self._env, self._db, self._store, runner.fid)
+
+    def _shared_with(self, device: DeviceID) -> list[FolderRunner]:
+        return [runner for runner in self._runners().values() if any(entry.device_id == device for entry in runner.settings.devices)]
+
+    async def cluster_config(self, session: Session) -> ClusterConfig:
+        """What we share with the session's device, after following the journal to its head (R15)."""
+        await self._store.follow_to_head()
+        runners = self._shared_with(session.device_id)
+
+        def read(conn: Connection) -> list[tuple[int, tuple[int, int]]]:
+            return [
+                (state.last_sequence(conn, runner.fid), index.remote_state(conn, runner.fid, session.device))
+                for runner in runners
+            ]
+
+        views = await self._db.run(read)
+        return ClusterConfig(
+            tuple(
+                ClusterFolder(FolderID(runner.settings.folder_id), runner.settings.label, False, self._entries(runner.settings, session, *view))
+                for runner, view in zip(runners, views, strict=True)
+            )
+        )
+
+    def _entries(self, settings: FolderSettings, session: Session, last_sequence: int, theirs: tuple[int, int]) -> tuple[ClusterDevice, ...]:
+        """Our own entry first, then every device that shares the folder."""
+        own = ClusterDevice(
+            self._identity.device_id, name=self._hello.device_name, max_sequence=last_sequence, index_id=settings.index_id
+        )
+        entries = [own]
+        for shared in settings.devices:
+            device = self._devices().get(DeviceID(shared.device_id))
+            if device is None or device.device_id == self._identity.device_id:
+                continue
+            index_id, max_sequence = theirs if device.device_id == session.device_id else (0, 0)
+            entries.append(
+                ClusterDevice(
+                    DeviceID(device.device_id),
+                    name=device.name,
+                    addresses=device.addresses,
+                    compression=Compression[device.compression.upper()],
+                    cert_name=device.cert_name,
+                    max_sequence=max_sequence,
+                    introducer=device.introducer,
+                    index_id=index_id,
+                )
+            )
+        return tuple(entries)
+
+    async def shared_folders(self, session: Session, config: ClusterConfig) -> dict[str, tuple[FolderRunner, int, announce.Start]]:
+        """The folders that both sides list and that run on both: runner, the peer's index ID, where our announcing begins."""
+        runners = {runner.settings.folder_id: runner for runner in self._shared_with(session.device_id)}
+        shared: dict[str, tuple[FolderRunner, int, announce.Start]] = {}
+        for folder in config.folders:
+            runner = runners.get(folder.id)
+            theirs, ours = folder.device(session.device_id), folder.device(self._identity.device_id)
+            if runner is None:
+                if len(self.pending_folders) < _PENDING_KEPT:
+                    self.pending_folders[(session.device_id, folder.id)] = folder.label
+            elif theirs is not None and ours is not None and not folder.paused:
+                fid = runner.fid
+                last, intervals = await self._db.run(lambda conn, fid=fid: (state.last_sequence(conn, fid), state.intervals(conn, fid)))
+                start = announce.decide(runner.settings.index_id, last, intervals, ours.index_id, ours.max_sequence)
+                shared[folder.id] = (runner, theirs.index_id, start)
+        return shared
+
+
+def _static(settings: DeviceSettings) -> tuple[str, ...]:
+    """Addresses that can be dialed as they are; "dynamic" needs discovery."""
+    return tuple(address for address in settings.addresses if address != "dynamic")

@@ -1,0 +1,354 @@
+"""One connection to one device: the link's bytes, the protocol's events, the folders' work.
+
+Responsible for: the order of things on a connection (Hello, ClusterConfig, index exchange), the request window of the device,
+announcing commits, back-pressure both ways. Not responsible for: who may connect (`connections`), what is needed
+(`folder.runner`), bytes on the wire (`protocol.connection`).
+
+Tasks of a session: `control` handles ClusterConfig and Index in order of arrival and stops reading when it falls behind;
+`serve` answers Requests; `announce` sends what was committed; `timer` keeps the connection alive. Responses are handed to
+the transfers in the turn in which they arrive. All tasks end with the link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, assert_never
+
+from stnode.clock import Env, Tasks
+from stnode.errors import ProtocolError, StnodeError
+from stnode.folder.runner import FolderRunner
+from stnode.folder.transfer import Answer, Ask, Context, Transfer
+from stnode.net.base import Link
+from stnode.node.announcer import Announcer
+from stnode.protocol import deviceid
+from stnode.protocol.announce import Start
+from stnode.protocol.connection import BEPConnection
+from stnode.protocol.deviceid import DeviceID
+from stnode.protocol.messages import (
+    Close,
+    ClusterConfig,
+    DownloadProgress,
+    ErrorCode,
+    Event,
+    FolderID,
+    Hello,
+    Hint,
+    Index,
+    Ping,
+    Request,
+    Response,
+)
+from stnode.telemetry import get_logger
+
+_log = get_logger(__name__)
+
+_CONTROL_QUEUE = 4
+_SERVE_BATCH = 256
+_SERVE_TASKS = 2
+_FLUSH_BYTES = 4 << 20
+_TICK_S = 10.0
+
+
+class SessionHost(Protocol):
+    """What a session asks of its node."""
+
+    def hello(self) -> Hello: ...
+    def introduced(self, session: Session) -> None: ...
+    def ended(self, session: Session, reason: str) -> None: ...
+    def hinted(self, hint: Hint) -> None: ...
+    def announcer(self, runner: FolderRunner) -> Announcer: ...
+    async def cluster_config(self, session: Session) -> ClusterConfig: ...
+    async def shared_folders(self, session: Session, config: ClusterConfig) -> Mapping[str, tuple[FolderRunner, int, Start]]: ...
+
+
+@dataclass(slots=True)
+class _Shared:
+    """A folder that both sides listed in their ClusterConfigs."""
+
+    runner: FolderRunner
+    announcer: Announcer
+
+
+class Session:
+    """A link handler (net.base) and a source of blocks (folder.transfer). Made by `connections` for an accepted device.
+
+    `device` is the device's small number in the folder index; `host` decides all that concerns more than this connection.
+    """
+
+    def __init__(self, env: Env, device_id: DeviceID, device: int, connection: BEPConnection, host: SessionHost) -> None:
+        self._env = env
+        self._host = host
+        self._conn = connection
+        self._config: ClusterConfig | None = None
+        self._heard_at = env.clock.monotonic()
+        self.device_id = device_id
+        self.device = device
+        self.link: Link | None = None
+        self.hello: Hello | None = None
+        self.bytes_in_flight = 0
+        self.requests_in_flight = 0
+        self.folders: dict[str, _Shared] = {}
+        self.last_error = ""
+        self._inflight: dict[int, tuple[Transfer, Context, int]] = {}
+        self._next_id = 0
+        self._control: deque[ClusterConfig | Index] = deque()
+        self._control_wake = asyncio.Event()
+        self._requests: deque[Request] = deque()
+        self._serve_wake = asyncio.Event()
+        self._announce_wake = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._stalled = False
+        self._closing = False
+        self._tasks = Tasks(env, self._crashed)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last byte from the device."""
+        return self._env.clock.monotonic() - self._heard_at
+
+    # --- the link (net.base.LinkHandler)
+
+    def link_made(self, link: Link, peer_id: DeviceID) -> None:
+        """TLS is up and the device is who it should be."""
+        self.link = link
+        self._conn.send_hello(self._host.hello())
+        self.flush()
+        self._spawn(self._timer(), "timer")
+
+    def get_buffer(self) -> memoryview:
+        """Where the next plaintext goes."""
+        return self._conn.get_buffer()
+
+    def buffer_updated(self, count: int) -> None:
+        """`count` bytes of plaintext arrived. A peer that breaks the protocol is told why and disconnected."""
+        self._heard_at = self._env.clock.monotonic()
+        try:
+            events = self._conn.buffer_updated(count)
+        except ProtocolError as exc:
+            self.close(exc.message)
+            return
+        responses: list[Response] = []
+        for event in events:
+            if isinstance(event, Response):
+                responses.append(event)
+            else:
+                self._handle(event)
+        if responses:
+            self._answered(responses)
+        self.flush()
+
+    def pause_writing(self) -> None:
+        """The peer reads slower than we write."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """It caught up."""
+        self._writable.set()
+
+    def link_lost(self, reason: Exception | None) -> None:
+        """The link is gone: requests are given back, tasks end."""
+        self._closing = True
+        if reason is not None and not self.last_error:
+            self.last_error = str(reason)
+        self._tasks.cancel()
+        lost: dict[Transfer, list[Context]] = {}
+        for transfer, context, _ in self._inflight.values():
+            lost.setdefault(transfer, []).append(context)
+        self._inflight.clear()
+        for shared in self.folders.values():
+            shared.runner.peer_down(self, lost.pop(shared.runner.transfer, []))
+        for transfer, contexts in lost.items():
+            transfer.source_down(self, contexts)
+        self.folders.clear()
+        self._host.ended(self, self.last_error)
+
+    # --- for the folders
+
+    def request(self, receiver: Transfer, folder: str, asks: Sequence[Ask]) -> None:
+        """Asks for blocks (folder.transfer.Source)."""
+        requests: list[Request] = []
+        for name, offset, size, digest, index, context in asks:
+            self._next_id = self._next_id + 1 & 0x7FFFFFFF
+            self._inflight[self._next_id] = (receiver, context, size)
+            self.bytes_in_flight += size
+            requests.append(Request(self._next_id, FolderID(folder), name, offset, size, digest, False, index))
+        self.requests_in_flight += len(requests)
+        self._conn.send_requests(requests)
+        self.flush()
+
+    def announce(self, fid: int) -> None:
+        """Something was committed."""
+        self._announce_wake.set()
+
+    def flush(self) -> None:
+        """Hands queued bytes to the link."""
+        if self.link is not None and not self._closing:
+            data = self._conn.data_to_send()
+            if data:
+                self.link.write(data)
+
+    def close(self, reason: str) -> None:
+        """Says why, then closes."""
+        if self._closing or self.link is None:
+            return
+        _log.info("closing connection", device=deviceid.format(self.device_id), reason=reason)
+        self.last_error = reason
+        self._conn.send_close(reason)
+        self.flush()
+        self._closing = True
+        self.link.close()
+
+    async def send_cluster_config(self) -> None:
+        """Follows the journal to its head, so that no peer sees an older state than before (R15), then says what we share."""
+        self._conn.send_cluster_config(await self._host.cluster_config(self))
+        self.flush()
+
+    def reconfigure(self) -> None:
+        """Our settings changed: evaluates the peer's last ClusterConfig anew."""
+        if self._config is not None:
+            self._control.append(self._config)
+            self._control_wake.set()
+
+    async def wait_ended(self) -> None:
+        """Returns when all tasks of the session are over."""
+        await self._tasks.close()
+
+    # --- events
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Hello():
+                self.hello = event
+                self._host.introduced(self)
+                self._spawn(self._control_loop(), "control")
+                for number in range(_SERVE_TASKS):
+                    self._spawn(self._serve_loop(), f"serve {number}")
+                self._spawn(self._announce_loop(), "announce")
+            case Request():
+                self._requests.append(event)
+                self._serve_wake.set()
+            case ClusterConfig() | Index():
+                self._control.append(event)
+                self._control_wake.set()
+                if len(self._control) > _CONTROL_QUEUE and not self._stalled and self.link is not None:
+                    self._stalled = True
+                    self.link.pause_reading()
+            case Close():
+                self.last_error = f"closed by the device: {event.reason}"
+                if self.link is not None:
+                    self._closing = True
+                    self.link.close()
+            case Hint():
+                self._host.hinted(event)
+            case DownloadProgress() | Ping() | Response():
+                pass
+            case _:
+                assert_never(event)
+
+    def _answered(self, responses: list[Response]) -> None:
+        groups: dict[Transfer, list[Answer]] = {}
+        for response in responses:
+            entry = self._inflight.pop(response.id, None)
+            if entry is None:
+                continue  # late or invented: ignored, as real peers do
+            receiver, context, size = entry
+            self.bytes_in_flight -= size
+            self.requests_in_flight -= 1
+            groups.setdefault(receiver, []).append((context, response.data, response.code))
+        for receiver, answers in groups.items():
+            receiver.answered(self, answers)
+
+    async def _control_loop(self) -> None:
+        """ClusterConfig and Index messages, one after the other."""
+        await self.send_cluster_config()
+        while True:
+            await self._control_wake.wait()
+            self._control_wake.clear()
+            while self._control:
+                message = self._control.popleft()
+                if isinstance(message, ClusterConfig):
+                    await self._configured(message)
+                else:
+                    shared = self.folders.get(message.folder)
+                    if shared is None:
+                        raise ProtocolError(f"index for folder {message.folder!r}, which is not shared")
+                    await shared.runner.receive_index(self.device, message)
+                if self._stalled and len(self._control) <= _CONTROL_QUEUE // 2 and self.link is not None:
+                    self._stalled = False
+                    self.link.resume_reading()
+
+    async def _configured(self, config: ClusterConfig) -> None:
+        """The peer's ClusterConfig replaces the one before: index exchange starts anew for its folders."""
+        if config.secondary:
+            return
+        self._config = config
+        wanted = await self._host.shared_folders(self, config)
+        for folder in set(self.folders) - set(wanted):
+            self.folders.pop(folder).runner.peer_down(self, [])
+        for folder, (runner, peer_index_id, start) in wanted.items():
+            await runner.begin_index(self.device, peer_index_id)
+            shared = self.folders.get(folder)
+            if shared is None or shared.runner is not runner:
+                shared = self.folders[folder] = _Shared(runner, self._host.announcer(runner))
+            shared.announcer.start(start.after, full=start.full)
+            runner.peer_up(self)
+        self._announce_wake.set()
+
+    async def _serve_loop(self) -> None:
+        """Requests in batches. Stops while the peer does not take what it asked for."""
+        while True:
+            while not self._requests:
+                self._serve_wake.clear()
+                await self._serve_wake.wait()
+            await self._writable.wait()
+            batches: dict[str, list[Request]] = {}
+            size = 0
+            while self._requests and size < _FLUSH_BYTES and sum(map(len, batches.values())) < _SERVE_BATCH:
+                request = self._requests.popleft()
+                size += request.size
+                batches.setdefault(request.folder, []).append(request)
+            for folder, requests in batches.items():
+                shared = self.folders.get(folder)
+                if shared is None:
+                    for request in requests:
+                        self._reply(request.id, b"", ErrorCode.GENERIC)
+                else:
+                    await shared.runner.server.answer(requests, self._reply)
+            self.flush()
+
+    def _reply(self, request_id: int, data: memoryview | bytes, code: ErrorCode) -> None:
+        if not self._closing:
+            self._conn.send_response(request_id, data, code)
+
+    async def _announce_loop(self) -> None:
+        while True:
+            await self._announce_wake.wait()
+            self._announce_wake.clear()
+            for folder, shared in list(self.folders.items()):
+                while (batch := await shared.announcer.next_batch()) is not None:
+                    if self.folders.get(folder) is not shared:
+                        break
+                    self._conn.send_index(FolderID(folder), batch.files, batch.last_sequence, batch.prev_sequence, batch.update)
+                    self.flush()
+                    await self._writable.wait()
+
+    async def _timer(self) -> None:
+        while True:
+            await self._env.clock.sleep(_TICK_S)
+            self._conn.handle_timer(self._env.clock.monotonic())
+            self.flush()
+
+    def _spawn(self, coro: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.spawn(coro, f"{name} {self.device}")
+
+    def _crashed(self, name: str, exc: Exception) -> None:
+        """An error of one task ends the connection, with its reason; the dialer tries again."""
+        if isinstance(exc, StnodeError):
+            self.close(exc.message)
+        else:
+            _log.error("session task ended by a bug", task=name, exc_info=exc)
+            self.close("internal error")
