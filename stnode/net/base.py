@@ -77,9 +77,9 @@ Accept = Callable[["DeviceID", str], LinkHandler | None]
 
 
 class Listener(Protocol):
-    """An open door. `addresses` are URLs with the real port."""
+    """An open door. `address` is its URL with the real port."""
 
-    addresses: tuple[str, ...]
+    address: str
 
     async def close(self) -> None:
         """Stops accepting and drops handshakes under way; established links go on."""
