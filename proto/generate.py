@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script beside its sources, not a package
 """Generates the Python code of all `proto/*.proto`; the result is committed. `--check` exits 1 when it is not up to date.
 
 Run as `.venv/bin/python proto/generate.py [--check]`, needs grpcio-tools (a development dependency).
@@ -23,13 +24,13 @@ def main(arguments: list[str]) -> int:
     """Writes (or with --check compares) the code of every .proto that exists; 0 when all is well."""
     check = arguments == ["--check"]
     if arguments and not check:
-        print(__doc__)
+        sys.stderr.write(str(__doc__))
         return 64
     stale: list[str] = []
     for source in sorted(HERE.glob("*.proto")):
         package = PACKAGES.get(source.stem)
         if package is None:
-            print(f"{source.name}: no package is named for it in PACKAGES")
+            sys.stderr.write(f"{source.name}: no package is named for it in PACKAGES\n")
             return 1
         for name, text in generate(source).items():
             target = package / name
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
                 package.mkdir(exist_ok=True)
                 target.write_text(text)
     for path in stale:
-        print(f"{path} is out of date: run proto/generate.py")
+        sys.stderr.write(f"{path} is out of date: run proto/generate.py\n")
     return 1 if stale else 0
 
 

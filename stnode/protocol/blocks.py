@@ -75,10 +75,10 @@ def take(name: str, listed: Sequence[pb.BlockInfo], size: int, block_size: int) 
             hash_length in _HASH_LENGTHS
             and lengths[-1] == size - (count - 1) * block_size
             and lengths.count(block_size) >= count - 1
-            and all([len(digest) == hash_length for digest in digests])
+            and len(joined := b"".join(digests)) == count * hash_length == count * max(map(len, digests))
             and [block.offset for block in listed] == list(range(0, size, block_size))
         ):
-            return b"".join(digests)
+            return joined
     raise ProtocolError(f"the blocks of {name!r} do not cover its {size} bytes in pieces of {block_size}")
 
 

@@ -68,7 +68,7 @@ def from_wire(message: pb.FileInfo, sequence: int | None = None, block_hashes: b
     size, block_size = message.size, 0
     if kind is FileType.FILE:
         block_size = message.block_size
-        if block_size < blocks.SMALLEST:
+        if block_size < blocks.SMALLEST:  # noqa: PLR1730 - a call of max() for each of a million files
             block_size = blocks.SMALLEST
     elif size == _OLD_DIRECTORY_SIZE and kind is FileType.DIRECTORY:
         message.ClearField("size")
@@ -85,7 +85,7 @@ def from_wire(message: pb.FileInfo, sequence: int | None = None, block_hashes: b
         message.ClearField("sequence")
     wire = message.SerializeToString()
     if b">" in wire:
-        wire = _without_local_fields(message, wire)
+        wire = _without_local_fields(message)
     counters = message.version.counters
     version: Vector
     if len(counters) == 1:
@@ -276,7 +276,7 @@ def _version_message(version: Vector) -> pb.Vector:
     return pb.Vector(counters=[pb.Counter(id=short_id, value=value) for short_id, value in from_pairs(version)])
 
 
-def _without_local_fields(message: pb.FileInfo, wire: bytes) -> bytes:
+def _without_local_fields(message: pb.FileInfo) -> bytes:
     """Drops what must not travel (field numbers from 1000, whose two tag bytes end in ">"); rarely there, so looked for by that."""
     for field in ("local_flags", "version_hash", "inode_change_ns", "encryption_trailer_size"):
         message.ClearField(field)
