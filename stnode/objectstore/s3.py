@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 _VERIFIED_BYTES_MAX = 1 << 20
 _PIECE_BYTES = 256 << 10
-_READ_BUFFER_BYTES = 1 << 20
+_READ_BUFFER_BYTES = 256 << 10
 _KEEP_ALIVE_S = 12
 _PRELOADED = (("s3", "service-2"), ("s3", "endpoint-rule-set-1"))
 

@@ -175,8 +175,8 @@ async def test_devices_and_folders(service: Service) -> None:
         await service.device_add(DeviceSettings("A" * 56))
     folder = await service.folder_add(FolderSettings("pics", "Pictures", "sendonly", ("laptop",), ("*.tmp",)))
     assert folder.devices == (PEER_ID,)
-    changed = await service.folder_set("pics", FolderChange(label="P", type="receiveonly", remove_devices=("laptop",), paused=True))
-    assert changed == FolderSettings("pics", "P", "receiveonly", (), ("*.tmp",), paused=True)
+    changed = await service.folder_set("pics", FolderChange(label="P", type="receiveonly", remove_devices=("laptop",), history="7d"))
+    assert changed == FolderSettings("pics", "P", "receiveonly", (), ("*.tmp",), history="7d")
     assert changed in await service.folder_list()
     assert [f.id for f in (await service.status()).folders] == ["docs", "pics"]
     await service.folder_remove("pics")

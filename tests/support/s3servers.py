@@ -125,7 +125,13 @@ def _running(name: str, command: Sequence[str], endpoint_url: str, directory: Pa
     log = directory / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory, start_new_session=True, env=_environment(directory)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=directory,
+            start_new_session=True,
+            env=_environment(directory),
         )
     try:
         _until_ready(lambda: _make_bucket(endpoint_url), process, log)
@@ -163,7 +169,7 @@ def _until_ready(ready: Callable[[], None], process: subprocess.Popen[bytes], lo
     while True:
         try:
             return ready()
-        except Exception as error:  # noqa: BLE001 whatever a server that is still starting answers
+        except Exception as error:
             said = log.read_text(errors="replace")[-2000:]
             if process.poll() is not None:
                 raise RuntimeError(f"{process.args!r} ended: {said}") from error
