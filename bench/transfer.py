@@ -21,7 +21,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench.nodes import StnodeProcess
+from tests.support.nodes import StnodeProcess
 from bench.processes import reset_peak, usage
 from bench.trees import TREES, Tree
 from tests.support.syncthing import SyncthingProcess

@@ -82,7 +82,7 @@ class Database:
 
         def apply(conn: sqlite3.Connection) -> None:
             tables = sqlite_utils.Database(conn)
-            tables["migrations"].create({"layer": str, "step": int}, pk=("layer", "step"), if_not_exists=True)
+            tables.table("migrations").create({"layer": str, "step": int}, pk=("layer", "step"), if_not_exists=True)
             done = {row[0] for row in conn.execute("SELECT step FROM migrations WHERE layer = ?", (layer,))}
             for number, script in enumerate(steps):
                 if number not in done:

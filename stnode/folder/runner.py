@@ -27,7 +27,7 @@ from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.messages import Index
 from stnode.repo import state
 from stnode.repo.records import Applied, Draft, DraftSet, SetKind, Status
-from stnode.repo.settings import FolderSettings, FolderType
+from stnode.repo.settings import FolderSettings
 from stnode.repo.store import Store
 from stnode.telemetry import get_logger
 

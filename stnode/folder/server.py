@@ -40,6 +40,10 @@ class _Served:
     block_size: int
     blocks: FileMap
 
+    def has(self, offset: int, size: int) -> bool:
+        """Whether that is exactly one of the file's blocks."""
+        return offset < self.size and not offset % self.block_size and size == min(self.block_size, self.size - offset)
+
 
 class BlockServer:
     """Serves one folder's blocks to any number of peers. `damaged(pack, place)` is told of blocks that fail their hash."""
@@ -86,9 +90,7 @@ class BlockServer:
             reply(request.id, b"", ErrorCode.NO_ERROR)  # peers up to 2.1.0 ask for the empty block of an empty file
         elif is_internal(request.name):
             reply(request.id, b"", ErrorCode.INVALID_FILE)
-        elif served is None or request.offset >= served.size or not served.blocks.blocks:
-            reply(request.id, b"", ErrorCode.NO_SUCH_FILE)
-        elif request.offset % served.block_size or request.size != min(served.block_size, served.size - request.offset):
+        elif served is None or not served.has(request.offset, request.size):
             reply(request.id, b"", ErrorCode.NO_SUCH_FILE)
         else:
             pack, place = served.blocks.at(request.offset // served.block_size)

@@ -22,7 +22,7 @@ from stnode.clock import Env, Tasks
 from stnode.errors import StnodeError
 from stnode.folder.planner import Job
 from stnode.repo.packer import OpenPack, Packer, SealedPack
-from stnode.repo.verify import check_blocks
+from stnode.repo.verify import verify_blocks
 from stnode.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -136,6 +136,7 @@ class Transfer:
         if source in self._sources:
             self._sources.remove(source)
         for job, index in lost:
+            self._came_back(job, index)
             self._return(job, index)
         self._fail_orphans()
         self.pump()
@@ -211,10 +212,7 @@ class Transfer:
         small: list[tuple[Context, memoryview | bytes]] = []
         for context, data, code in answers:
             job, index = context
-            size = job.block_length(index)
-            self.bytes_in_flight -= size
-            self._requests_in_flight -= 1
-            job.outstanding -= 1
+            size = self._came_back(job, index)
             if job.aborted:
                 continue
             if code or len(data) != size:
@@ -235,6 +233,14 @@ class Transfer:
             self._tasks.spawn(self._verify(), f"verify {self._folder}")
         self.pump()
 
+    def _came_back(self, job: Job, index: int) -> int:
+        """A request is over, answered or not; its size."""
+        size = job.block_length(index)
+        self.bytes_in_flight -= size
+        self._requests_in_flight -= 1
+        job.outstanding -= 1
+        return size
+
     async def _verify(self) -> None:
         """Hashes what has gathered, a batch per thread hop, until nothing is left."""
         try:
@@ -245,7 +251,7 @@ class Transfer:
                     batch.append(entry)
                     taken += len(entry[2])
                 self._unverified_bytes -= taken
-                good = await self._env.threads.run(check_blocks, [(data, job.block_hash(index)) for _, (job, index), data in batch])
+                good = await self._env.threads.run(verify_blocks, [(data, job.block_hash(index)) for _, (job, index), data in batch])
                 for (source, context, data), right in zip(batch, good, strict=True):
                     job, index = context
                     job.outstanding -= 1

@@ -91,7 +91,7 @@ class Connections:
         for address in listen:
             self._listeners.append(await net.listen(self._env, address, self._identity, self._accept))
         self._dial_all()
-        return tuple(address for listener in self._listeners for address in listener.addresses)
+        return tuple(str(listener.address) for listener in self._listeners)
 
     async def stop(self) -> None:
         """Closes listeners and connections, telling the peers why."""
@@ -151,7 +151,7 @@ class Connections:
             if known.session.silent_s < _DEAD_AFTER_S:
                 return None
             known.session.close("replaced by a new connection")
-        connection = BEPConnection(self._env.clock.monotonic(), Compression[settings.compression.upper()])
+        connection = BEPConnection(self._env.clock.monotonic(), compression=Compression[settings.compression.upper()])
         session = Session(self._env, device, self._numbers[device], connection, self)
         known.session = session
         return session

@@ -1,4 +1,4 @@
-"""A real `stnode run` process for the comparison, set up by its own command line."""
+"""A real `stnode run` process, set up and asked by its own command line, for integration tests and the comparison."""
 
 from __future__ import annotations
 
@@ -80,3 +80,8 @@ class StnodeProcess:
             self._process.terminate()
             self._process.wait(wait_s)
             self._process = None
+
+    def log(self) -> str:
+        """All that the daemon has written."""
+        path = self.home / "run.log"
+        return path.read_text(errors="replace") if path.exists() else ""

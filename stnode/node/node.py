@@ -1,0 +1,202 @@
+"""One node put together: object store, database, repository, folders, connections.
+
+Devices and folders are settings of the store, equal for all nodes; when a commit changes them, whoever made it, the node starts
+and stops folders, dials or disconnects devices and tells its peers. `offline` opens the node for a command: no runner, no
+listener, but everything that the store can do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from sqlite3 import Connection
+
+import stnode.net.tcp  # noqa: F401 - registers tcp:// with net.base
+from stnode import __version__
+from stnode.clock import Env, Tasks
+from stnode.config import Config
+from stnode.db import Database
+from stnode.errors import NotFound
+from stnode.folder import index
+from stnode.folder.runner import FolderRunner
+from stnode.folder.transfer import Limits
+from stnode.folder.view import FolderView
+from stnode.net.identity import Identity
+from stnode.node.connections import Connections
+from stnode.objectstore.options import StoreOptions
+from stnode.objectstore.probe import probe
+from stnode.objectstore.registry import OpenedStore, open_store
+from stnode.protocol.deviceid import DeviceID
+from stnode.protocol.messages import Hello
+from stnode.repo import state
+from stnode.repo.packer import PackerOptions
+from stnode.repo.records import Applied
+from stnode.repo.settings import DeviceSettings, FolderSettings
+from stnode.repo.store import Store
+from stnode.telemetry import Metrics, get_logger
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder of the store on this node. `runner` is None while the node is offline or the folder is not pulled here."""
+
+    fid: int
+    settings: FolderSettings
+    view: FolderView
+    runner: FolderRunner | None
+
+
+class Node:
+    """Made by `Node.open`; `start` brings it on line, `stop` ends it in order. A kill -9 at any moment loses nothing committed."""
+
+    def __init__(self, config: Config, identity: Identity, env: Env, objects: OpenedStore, db: Database, store: Store) -> None:
+        self.config = config
+        self.identity = identity
+        self.env = env
+        self.objects = objects
+        self.db = db
+        self.store = store
+        self.metrics = Metrics()
+        self.started_ns = env.clock.now_ns()
+        self.listening: tuple[str, ...] = ()
+        self.devices: dict[DeviceID, DeviceSettings] = {}
+        self.folders: dict[str, Folder] = {}
+        self._online = False
+        self._settings_wake = asyncio.Event()
+        self._tasks = Tasks(env, self._crashed)
+        hello = Hello(config.node.name, "stnode", f"v{__version__}")
+        self.connections = Connections(env, db, store, identity, hello, self.metrics, lambda: self.devices, self.runners)
+        store.subscribe(self._applied)
+
+    # --- life
+
+    @classmethod
+    async def open(cls, home: Path, config: Config, identity: Identity, env: Env, *, offline: bool = False) -> Node:
+        """Opens store and caches and follows the journal to its head. Raises what the store or the configuration gets wrong."""
+        url = config.store.url or f"file://{home.absolute() / 'store'}"
+        objects = open_store(url, _store_options(config), env)
+        db: Database | None = None
+        try:
+            if not offline:
+                await probe(objects, env)
+            state_dir = home / "state"
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            db = Database(state_dir / "state.db")
+            store = await Store.open(objects, db, env, identity.device_id, PackerOptions())
+            await index.migrate(db)
+            node = cls(config, identity, env, objects, db, store)
+            await node._load_settings()
+        except BaseException:
+            if db is not None:
+                await db.close()
+            await objects.close()
+            raise
+        return node
+
+    async def start(self) -> None:
+        """Runs the folders, listens and dials."""
+        self._online = True
+        await self._load_settings()
+        self.listening = await self.connections.start(self.config.node.listen)
+        self._tasks.spawn(self._watch_settings(), "settings")
+
+    async def stop(self) -> None:
+        """Tells the peers, ends all tasks, closes store and caches."""
+        if self._online:
+            await self.connections.stop()
+        await self._tasks.close()
+        for folder in self.folders.values():
+            if folder.runner is not None:
+                await folder.runner.stop()
+        await self.store.close()
+        await self.db.close()
+        await self.objects.close()
+
+    def _crashed(self, name: str, exc: Exception) -> None:
+        _log.error("node task ended by a bug", task=name, exc_info=exc)
+
+    # --- settings
+
+    def runners(self) -> Mapping[str, FolderRunner]:
+        """The folders that run here, by folder ID."""
+        return {name: folder.runner for name, folder in self.folders.items() if folder.runner is not None}
+
+    def _applied(self, applied: Applied) -> None:
+        for folder in self.folders.values():
+            if folder.runner is not None:
+                folder.runner.applied(applied)
+        if applied.settings_changed or applied.restored:
+            self._settings_wake.set()
+
+    async def _watch_settings(self) -> None:
+        while True:
+            await self._settings_wake.wait()
+            self._settings_wake.clear()
+            await self._load_settings()
+            await self.connections.settings_changed()
+
+    async def _load_settings(self) -> None:
+        """Reads devices and folders from the state; starts and stops folders as they came and went."""
+
+        def read(conn: Connection) -> tuple[list[DeviceSettings], list[tuple[int, FolderSettings]]]:
+            return state.devices(conn), [(row.fid, row.settings) for row in state.folders(conn)]
+
+        devices, folders = await self.db.run(read)
+        self.devices = {DeviceID(device.device_id): device for device in devices}
+        present = {settings.folder_id: (fid, settings) for fid, settings in folders}
+        for name, folder in list(self.folders.items()):
+            if name not in present or present[name][0] != folder.fid:
+                del self.folders[name]
+                if folder.runner is not None:
+                    await folder.runner.stop()
+        for name, (fid, settings) in present.items():
+            known = self.folders.get(name)
+            if known is None or (known.runner is None and self._online):
+                self.folders[name] = await self._make_folder(fid, settings)
+            elif known.settings != settings:
+                self.folders[name] = Folder(fid, settings, self._make_view(fid, settings), known.runner)
+                if known.runner is not None:
+                    known.runner.settings_changed(settings)
+
+    async def _make_folder(self, fid: int, settings: FolderSettings) -> Folder:
+        runner: FolderRunner | None = None
+        if self._online:
+            runner = FolderRunner(self.env, self.db, self.store, settings, fid, Limits(memory=self.config.limits.pull_memory))
+            await runner.start()
+        return Folder(fid, settings, self._make_view(fid, settings), runner)
+
+    def _make_view(self, fid: int, settings: FolderSettings) -> FolderView:
+        return FolderView(self.env, self.db, self.store, fid, settings, self.identity.device_id)
+
+    # --- for frontends
+
+    def folder(self, folder_id: str) -> Folder:
+        """A folder by its ID, else by a label that only one has; raises NotFound."""
+        found = self.folders.get(folder_id)
+        if found is not None:
+            return found
+        labelled = [folder for folder in self.folders.values() if folder.settings.label == folder_id]
+        if len(labelled) != 1:
+            raise NotFound(f"there is no folder {folder_id!r}", hint="`stnode folder list` shows them; `stnode folder add` makes one")
+        return labelled[0]
+
+    def view(self, folder_id: str) -> FolderView:
+        """The one way to see and change a folder's content."""
+        return self.folder(folder_id).view
+
+
+def _store_options(config: Config) -> StoreOptions:
+    store = config.store
+    return StoreOptions(
+        endpoint_url=store.endpoint_url,
+        region=store.region,
+        access_key_id=store.access_key_id,
+        secret_access_key=store.secret_access_key,
+        session_token=store.session_token,
+        concurrency=store.concurrency,
+        daily_request_budget=store.requests_per_day or 0,
+    )

@@ -1,0 +1,105 @@
+"""Pieces of the end-to-end tests: real Syncthing processes around a real stnode process on every kind of store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import StnodeProcess
+from tests.support.s3servers import S3Server, moto_server, seaweedfs_server
+from tests.support.syncthing import NEW, OLD, SyncthingProcess
+from tests.support.trees import difference
+
+__all__ = ["moto_server", "seaweedfs_server"]
+
+FOLDER = "shared"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreChoice:
+    """Where a node of a test keeps its store, and the environment by which it reaches it."""
+
+    url: str
+    environment: dict[str, str]
+
+
+@pytest.fixture(params=["file", "moto", "seaweedfs"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> StoreChoice:
+    """The same tests on every kind of store."""
+    if request.param == "file":
+        return StoreChoice(f"file://{tmp_path}/store", {})
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    options = server.options
+    return StoreChoice(
+        server.url(tmp_path.name.lower().replace("_", "-")),
+        {
+            "STNODE_STORE_ENDPOINT_URL": options.endpoint_url,
+            "STNODE_STORE_REGION": options.region,
+            "STNODE_STORE_ACCESS_KEY_ID": options.access_key_id,
+            "STNODE_STORE_SECRET_ACCESS_KEY": options.secret_access_key,
+        },
+    )
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Two Syncthings of both versions that know only stnode, and stnode."""
+
+    node: StnodeProcess
+    old: SyncthingProcess
+    new: SyncthingProcess
+    old_dir: Path
+    new_dir: Path
+
+    @property
+    def peers(self) -> tuple[tuple[SyncthingProcess, Path], ...]:
+        """(process, directory of the folder) of both."""
+        return ((self.old, self.old_dir), (self.new, self.new_dir))
+
+    async def until_equal(self, deadline_s: float = 90.0) -> None:
+        """Scans both and waits until both trees are the same and both peers are content."""
+        for peer, _ in self.peers:
+            await peer.scan(FOLDER)
+        deadline = time.monotonic() + deadline_s
+        while True:
+            states = [await peer.db_status(FOLDER) for peer, _ in self.peers]
+            if all(state["state"] == "idle" and state["needTotalItems"] == 0 for state in states):
+                found = difference(self.old_dir, self.new_dir)
+                if not found:
+                    return
+            else:
+                found = [str({key: state[key] for key in ("state", "needTotalItems", "globalFiles")}) for state in states]
+            assert time.monotonic() < deadline, f"not equal: {found[:20]}\nstatus: {self.node.status()}\n{self.node.log()[-4000:]}"
+            await asyncio.sleep(0.3)
+
+
+@asynccontextmanager
+async def cluster(tmp_path: Path, store: StoreChoice, fill: Callable[[Path], None]) -> AsyncIterator[Cluster]:
+    """Old peer with the tree that `fill` writes -> stnode -> empty new peer."""
+    node = StnodeProcess(tmp_path / "node", store.url, store.environment)
+    old, new = SyncthingProcess(tmp_path / "old", OLD, name="old"), SyncthingProcess(tmp_path / "new", NEW, name="new")
+    made = Cluster(node, old, new, tmp_path / "old-tree", tmp_path / "new-tree")
+    made.old_dir.mkdir()
+    fill(made.old_dir)
+    try:
+        await old.start()
+        await new.start()
+        for peer in (old, new):
+            node.cli("device", "add", peer.device_id, "--name", peer.name, "--address", peer.address)
+        node.cli("folder", "add", FOLDER, "--device", "old", "--device", "new")
+        node.start()
+        for peer, directory in made.peers:
+            await peer.add_device(node.device_id, node.address, name="stnode")
+            await peer.add_folder(FOLDER, directory, [node.device_id])
+            await peer.wait_connected(node.device_id)
+        yield made
+    finally:
+        await old.kill()
+        await new.kill()
+        node.kill()
