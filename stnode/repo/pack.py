@@ -13,10 +13,11 @@ import struct
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby, repeat
+from operator import mul
 from typing import Final
 
-from stnode.errors import Corrupt, Internal
+from stnode.errors import Corrupt, Internal, Refused
 from stnode.repo.checksum import xxh3_64
 
 FORMAT_VERSION: Final = 1
@@ -117,22 +118,26 @@ def decode_footer(footer: bytes, name: str, object_size: int | None = None) -> P
 
 
 def _read_spans(spans: memoryview, count: int, data_bytes: int, name: str) -> tuple[array[int], array[int], frozenset[int]]:
-    """Lengths, offsets and compressed places; refuses spans that do not add up before it allocates for them."""
-    runs = list(_SPAN.iter_unpack(spans))
-    total = sum(run[0] for run in runs)
-    size = sum(run[0] * (run[2] & ~COMPRESSED) for run in runs)
-    if total != count or size != data_bytes or size > MAX_DATA_BYTES:
+    """Lengths, offsets and compressed places; refuses spans that do not add up before it allocates for them. A pack of small
+    files has a span per block, so nothing here is a loop over spans unless blocks are compressed."""
+    numbers = struct.unpack(f"<{len(spans) // 4}I", spans)
+    runs, lengths, flagged = numbers[0::3], numbers[1::3], numbers[2::3]
+    stored = flagged if lengths == flagged else tuple(size & ~COMPRESSED for size in flagged)
+    if sum(runs) != count or sum(map(mul, runs, stored)) != data_bytes or data_bytes > MAX_DATA_BYTES:
         raise _damaged(name, "its list does not add up to its size")
-    lengths, stored, compressed = array("I"), array("I"), set[int]()
-    for run, length, flagged in runs:
-        kept = flagged & ~COMPRESSED
-        if length > MAX_BLOCK_BYTES or (kept >= length if flagged & COMPRESSED else kept != length):
-            raise _damaged(name, "its list has a block of impossible length")
-        if flagged & COMPRESSED:
-            compressed.update(range(len(lengths), len(lengths) + run))
-        lengths.extend(array("I", (length,)) * run)
-        stored.extend(array("I", (kept,)) * run)
-    return lengths, array("I", accumulate(stored, initial=0)), frozenset(compressed)
+    if max(lengths, default=0) > MAX_BLOCK_BYTES:
+        raise _damaged(name, "its list has a block of impossible length")
+    compressed: set[int] = set()
+    if stored is not flagged:
+        place = 0
+        for run, length, flags, kept in zip(runs, lengths, flagged, stored, strict=True):
+            if kept >= length if flags & COMPRESSED else kept != length:
+                raise _damaged(name, "its list has a block of impossible length")
+            if flags & COMPRESSED:
+                compressed.update(range(place, place + run))
+            place += run
+    offsets = array("I", accumulate(chain.from_iterable(map(repeat, stored, runs)), initial=0))
+    return array("I", chain.from_iterable(map(repeat, lengths, runs))), offsets, frozenset(compressed)
 
 
 def _stored(blocks: PackList) -> Iterable[int]:
@@ -155,7 +160,7 @@ def _tail(end: bytes, name: str) -> tuple[int, int, int, int, int, int, int, int
     if xxh3_64(tail[: _TAIL_HEAD.size]) != check:
         raise _damaged(name, "the checksum of its tail does not match")
     if version != FORMAT_VERSION:
-        raise _damaged(name, f"it has format version {version}, this stnode reads {FORMAT_VERSION}")
+        raise Refused(f"pack {name} has format version {version}, this stnode knows {FORMAT_VERSION}", hint="update stnode on this node")
     if hash_bytes not in {PLAIN_HASH_BYTES, TOKEN_BYTES}:
         raise _damaged(name, f"its hashes have {hash_bytes} bytes")
     return fields

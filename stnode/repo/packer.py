@@ -26,7 +26,7 @@ from stnode.repo.checksum import xxh3_64
 from stnode.repo.pack import MAX_DATA_BYTES, PLAIN_HASH_BYTES, PackList, encode_footer, plain_list
 from stnode.repo.verify import verify_blocks
 
-__all__ = ["OpenPack", "Packer", "PackerOptions", "PendingPack", "SealObserver", "SealedPack", "Token", "verify_blocks"]
+__all__ = ["OpenPack", "PackObserver", "Packer", "PackerOptions", "PendingPack", "SealedPack", "Token", "verify_blocks"]
 
 Token = tuple[int, int]
 """(job, block number): where a block belongs; blocks are stored in this order whatever order they came in."""
@@ -109,11 +109,17 @@ class OpenPack:
         self._owner.bytes_held += len(data)
 
 
-class SealObserver(Protocol):
-    """Told of every pack once it is durable, before its blocks are used: the cache of pack lists. `file_starts` are the
-    places where another job's blocks begin."""
+class PackObserver(Protocol):
+    """Told what becomes of packs: the cache of their lists. `sealed` comes once the pack is durable, before its blocks are
+    used; `file_starts` are the places where another job's blocks begin."""
 
-    async def sealed(self, pack: PendingPack, blocks: PackList, file_starts: Sequence[int]) -> None: ...
+    async def sealed(self, pack: PendingPack, blocks: PackList, footer: bytes, file_starts: Sequence[int]) -> None: ...
+
+    def registered(self, numbers: Mapping[int, int]) -> None: ...
+
+    def unregistered(self) -> None: ...
+
+    def dropped(self, handles: Iterable[int]) -> None: ...
 
 
 class Packer:
@@ -128,7 +134,7 @@ class Packer:
         fkey_of: Callable[[int], str],
         store_time_us: Callable[[], int],
         options: PackerOptions | None = None,
-        observer: SealObserver | None = None,
+        observer: PackObserver | None = None,
     ) -> None:
         self.options = options or PackerOptions()
         self.bytes_held = 0
@@ -142,6 +148,11 @@ class Packer:
         self._pending: dict[int, PendingPack] = {}
         self._numbers: dict[int, int] = {}
         self._last_handle = 0
+
+    @property
+    def target_bytes(self) -> int:
+        """The size at which packs are sealed."""
+        return self.options.target_bytes
 
     def begin(self, fid: int, *, stream: bool, hash_bytes: int = PLAIN_HASH_BYTES) -> OpenPack:
         """A new, empty pack of folder `fid`; `hash_bytes` is 48 in encrypted folders."""
@@ -171,11 +182,15 @@ class Packer:
     def registered(self, numbers: Mapping[int, int]) -> None:
         """A commit has given packs their numbers (handle → number). Handles stay valid beside them until dropped."""
         self._numbers.update(numbers)
+        if self._observer is not None:
+            self._observer.registered(numbers)
 
     def unregister(self) -> None:
-        """Forgets all numbers: the state was rebuilt on another history, so that they may mean other packs. The packs
-        themselves are still there and can be registered anew."""
+        """Forgets all numbers: the state was rebuilt on another history, so that they may mean other packs. A handle stays
+        good for `pending`, so that what was not committed there can be registered anew."""
         self._numbers.clear()
+        if self._observer is not None:
+            self._observer.unregistered()
 
     def resolve(self, handle: int) -> int | None:
         """The number of a pack by its handle, None while no commit has registered it."""
@@ -183,9 +198,12 @@ class Packer:
 
     def drop(self, handles: Iterable[int]) -> None:
         """Forgets packs that no draft can name any more."""
-        for handle in handles:
+        gone = list(handles)
+        for handle in gone:
             self._pending.pop(handle, None)
             self._numbers.pop(handle, None)
+        if self._observer is not None:
+            self._observer.dropped(gone)
 
     async def _seal(self, pack: OpenPack) -> SealedPack:
         fkey = self._fkey_of(pack.fid)
@@ -193,17 +211,17 @@ class Packer:
             tokens, blocks, buffers = await self._env.threads.run(_build, pack)
             async with self._uploads:
                 object_id = await self._upload(fkey, buffers)
-            footer_size = len(buffers[-1])
+            footer = bytes(buffers[-1])
             del buffers
         finally:
             self._release(pack)
         self._last_handle -= 1
         handle = self._last_handle
-        size = blocks.data_bytes + footer_size
-        pending = PendingPack(handle, pack.fid, fkey, object_id, size, blocks.count, footer_size, blocks.hash_bytes)
+        size = blocks.data_bytes + len(footer)
+        pending = PendingPack(handle, pack.fid, fkey, object_id, size, blocks.count, len(footer), blocks.hash_bytes)
         self._pending[handle] = pending
         if self._observer is not None:
-            await self._observer.sealed(pending, blocks, _file_starts(tokens))
+            await self._observer.sealed(pending, blocks, footer, _file_starts(tokens))
         return SealedPack(handle, dict(zip(tokens, range(len(tokens)), strict=True)), size)
 
     async def _upload(self, fkey: str, buffers: list[Buffer]) -> str:
