@@ -7,7 +7,7 @@ Received messages are checked as real peers check them (bep-facts 6.3): what is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from google.protobuf.message import DecodeError
 
@@ -32,12 +32,16 @@ from stnode.protocol.messages import (
     Response,
 )
 from stnode.protocol.pb import bep_pb2 as pb
+from stnode.protocol.unfrozen import unfrozen
 from stnode.protocol.varint import read_varint, signed32, varint
 
 Payload: TypeAlias = bytes | bytearray | memoryview
 
 REQUEST_LIMIT = 32 << 20
 """Bytes that one Request may ask for (v2.1); so no Response can legally be much larger."""
+
+_UnfrozenRequest = unfrozen(Request)
+_UnfrozenResponse = unfrozen(Response)
 
 
 def decode(kind: int, payload: Payload) -> Message | None:
@@ -72,29 +76,37 @@ def decode(kind: int, payload: Payload) -> Message | None:
 
 def decode_response(data: Payload, place: int, end: int, *, copy: bool) -> Response:
     """The Response in data[place:end], read by hand. Its data is a view of `data`, or with `copy` bytes of its own."""
-    number = code = 0
-    start = stop = 0
+    number = code = start = stop = 0
     while place < end:
         tag = data[place]
-        if tag == 0x08:
-            number, place = read_varint(data, place + 1, end)
-        elif tag == 0x12:
-            length, start = read_varint(data, place + 1, end)
+        place += 1
+        if tag == 0x12:
+            length, start = read_varint(data, place, end)
             place = stop = start + length
-        elif tag == 0x18:
-            code, place = read_varint(data, place + 1, end)
+        elif tag in (0x08, 0x18):
+            value = data[place] if place < end else 0x80
+            if value < 0x80:
+                place += 1
+            else:
+                value, place = read_varint(data, place, end)
+            if tag == 0x08:
+                number = value
+            else:
+                code = value
         else:
-            place = _skip(data, place, end)
+            place = _skip(data, place - 1, end)
     if place > end:
         raise ProtocolError("a RESPONSE message is cut off")
-    if number > 0x7FFF_FFFF:
-        number = signed32(number)
-    if code:
-        code = signed32(code)
-    if start == stop:
-        return Response(number, b"", code)
-    view = memoryview(data)[start:stop]
-    return Response(number, bytes(view) if copy else view, code)
+    if number > 0x7FFF_FFFF or code > 0x7FFF_FFFF:
+        number, code = signed32(number), signed32(code)
+    content: bytes | memoryview = b""
+    if start != stop:
+        content = memoryview(data)[start:stop]
+        if copy:
+            content = bytes(content)
+    response = _UnfrozenResponse(number, content, code)
+    response.__class__ = Response
+    return cast(Response, response)
 
 
 def decode_request(payload: Payload) -> Request:
@@ -107,7 +119,9 @@ def decode_request(payload: Payload) -> Request:
     fileinfo.check_name(name)
     if not 0 <= size <= REQUEST_LIMIT or offset < 0:
         raise ProtocolError(f"a request for {size} bytes at {offset} of {name!r}")
-    return Request(message.id, FolderID(message.folder), name, offset, size, message.hash, message.from_temporary, message.block_no)
+    request = _UnfrozenRequest(message.id, message.folder, name, offset, size, message.hash, message.from_temporary, message.block_no)
+    request.__class__ = Request
+    return cast(Request, request)
 
 
 def decode_hello(payload: Payload) -> Hello:

@@ -150,12 +150,15 @@ class BEPConnection:
             return
         folder_fields: dict[FolderID, bytes] = {}
         joined = bytearray()
+        largest = 0
         for request in requests:
+            largest = max(largest, request.size)
             folder_field = folder_fields.get(request.folder)
             if folder_field is None:
                 folder_field = folder_fields[request.folder] = codec.request_folder(request.folder)
             payload = codec.encode_request(request, folder_field)
             joined += b"\x00\x02\x08\x03%b%b" % (len(payload).to_bytes(4, "big"), payload)
+        self._decoder.expect_responses(largest)
         self._append(joined)
 
     def send_response(self, request_id: int, data: Buffer = b"", code: int = 0) -> None:

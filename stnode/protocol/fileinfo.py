@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import cast
 
 from google.protobuf.message import DecodeError
 
@@ -18,6 +19,7 @@ from stnode.protocol.blocks import block_count, block_lengths, block_size_for, b
 from stnode.protocol.conflict import conflict_name, conflicts, equivalent, is_conflict_copy, same_content, supersedes, wins
 from stnode.protocol.item import FileInfo, FileType
 from stnode.protocol.pb import bep_pb2 as pb
+from stnode.protocol.unfrozen import unfrozen
 from stnode.protocol.vector import Vector, from_message, from_pairs
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
 ]
 
 
+_UnfrozenFileInfo = unfrozen(FileInfo)
 _TYPES = {0: FileType.FILE, 1: FileType.DIRECTORY, 2: FileType.SYMLINK, 3: FileType.SYMLINK, 4: FileType.SYMLINK}
 _OLD_DIRECTORY_SIZE = 128
 _NAME_LIMIT = 8192
@@ -93,7 +96,7 @@ def from_wire(message: pb.FileInfo, sequence: int | None = None, block_hashes: b
         version = ((counter.id, counter.value),)
     else:
         version = from_message(message.version)
-    return FileInfo(
+    info = _UnfrozenFileInfo(
         message.name,
         kind,
         size,
@@ -111,6 +114,8 @@ def from_wire(message: pb.FileInfo, sequence: int | None = None, block_hashes: b
         message.symlink_target,
         wire,
     )
+    info.__class__ = FileInfo
+    return cast(FileInfo, info)
 
 
 def from_record(wire: bytes, sequence: int = 0, block_hashes: bytes = b"") -> FileInfo:

@@ -5,9 +5,12 @@ out of it once. A larger frame is received straight into a buffer of its own tha
 is a view of it, and the view keeps it alive. So whatever an event carries stays valid for as long as it is kept.
 
 What a hostile length costs: a large frame's buffer starts with 1 MiB at most and doubles only when that much has really arrived.
+Responses no larger than what was asked for (`expect_responses`) get all of it at once: that memory is the requester's own budget.
 """
 
 from __future__ import annotations
+
+import struct
 
 from google.protobuf.message import DecodeError
 
@@ -24,13 +27,15 @@ LARGE = 32 << 10
 """From this length on a message gets its own buffer."""
 
 _RESPONSE = int(MessageType.RESPONSE)
-_REQUEST = int(MessageType.REQUEST)
 _MAGIC = b"\x2e\xa7\xd9\x0b"
 _OLD_MAGICS = (b"\x9f\x79\xbc\x40", b"\x00\x01\x00\x00", b"\x00\x01\x00\x01")
 _HEADER_LIMIT = 32767
 _CHUNK = 68 << 10
 _READ = 32 << 10
+_USUAL_HEAD = struct.Struct(">HHI").unpack_from
+"""Header length, a two-byte header and the message length: the head of any uncompressed message but a ClusterConfig."""
 _FIRST_ALLOCATION = 1 << 20
+_RESPONSE_FIELDS = 64
 _WORTH_PACKING = 128
 
 
@@ -39,17 +44,22 @@ class Decoder:
     lost and the decoder must not be used any more; events of the same call that came before the error are lost with it."""
 
     def __init__(self) -> None:
-        self._chunk = bytearray(_CHUNK)
+        self._chunk = bytearray(_CHUNK + 2)  # a head is always read as 8 bytes and can have 6
         self._view = memoryview(self._chunk)
         self._end = 0
         self._greeted = False
         self._large: _LargeFrame | None = None
+        self._expected = 0
+
+    def expect_responses(self, size_bytes: int) -> None:
+        """Blocks of up to `size_bytes` are asked for from now on, so buffers of that size are made in one piece."""
+        self._expected = max(self._expected, size_bytes + _RESPONSE_FIELDS)
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes go; at least 1 byte long, valid until `buffer_updated`."""
         if self._large is not None:
             return self._large.get_buffer()
-        return self._view[self._end : self._end + _READ]
+        return self._view[self._end : min(self._end + _READ, _CHUNK)]
 
     def buffer_updated(self, count: int) -> list[Event]:
         """Takes `count` bytes that were written to the buffer and returns the events that they complete."""
@@ -79,31 +89,32 @@ class Decoder:
         """Everything complete in the chunk; what remains is moved to its front, so that there is always room to read on."""
         start = 0 if self._greeted else self._parse_hello(events)
         chunk, end = self._chunk, self._end
-        while self._greeted and end - start >= 2:
-            header_length = chunk[start] << 8 | chunk[start + 1]
+        while self._greeted and end - start >= 6:
+            header_length, header, length = _USUAL_HEAD(chunk, start)
+            body = start + header_length + 6
             if header_length > _HEADER_LIMIT:
                 raise ProtocolError(f"a header of {header_length} bytes")
-            body = start + header_length + 6
             if end < body:
                 break
-            kind, packed = self._header(start + 2, header_length)
-            length = int.from_bytes(chunk[body - 4 : body], "big")
+            if header_length == 2 and header & 0xFF80 == 0x0800:
+                kind, packed = header & 0x7F, False
+            else:
+                kind, packed = self._header(start + 2, header_length)
+                length = int.from_bytes(chunk[body - 4 : body], "big")
             if length >= LARGE:
                 self._start_large(kind, packed, length, body)
                 start = min(end, body + length)
                 self._finish_large(events)
                 continue
-            start = body + length
-            if end < start:
-                start = body - header_length - 6
+            behind = body + length
+            if end < behind:
                 break
             if kind == _RESPONSE and not packed:
-                events.append(codec.decode_response(chunk, body, start, copy=True))
-            elif kind == _REQUEST and not packed:
-                events.append(codec.decode_request(self._view[body:start]))
+                events.append(codec.decode_response(chunk, body, behind, copy=True))
             else:
                 # bytes of its own: the message may keep views of it, the chunk is written again
-                self._deliver(kind, packed, bytes(self._view[body:start]), events)
+                self._deliver(kind, packed, bytes(self._view[body:behind]), events)
+            start = behind
         if start == end:
             self._end = 0
         elif start:
@@ -112,11 +123,8 @@ class Decoder:
 
     def _header(self, place: int, length: int) -> tuple[int, bool]:
         """Message type and whether it is compressed."""
-        chunk = self._chunk
         if length == 0:
             return 0, False
-        if length == 2 and chunk[place] == 0x08 and chunk[place + 1] < 0x80:
-            return chunk[place + 1], False
         try:
             header = pb.Header.FromString(bytes(self._view[place : place + length]))
         except DecodeError as error:
@@ -145,10 +153,11 @@ class Decoder:
         return 6 + length
 
     def _start_large(self, kind: int, packed: bool, length: int, body: int) -> None:
-        limit = RESPONSE_LIMIT if kind == MessageType.RESPONSE else MESSAGE_LIMIT
+        limit = RESPONSE_LIMIT if kind == _RESPONSE else MESSAGE_LIMIT
         if length > limit:
             raise ProtocolError(f"a message of {length} bytes, more than {limit}")
-        self._large = _LargeFrame(kind, packed, length, self._view[body : min(self._end, body + length)])
+        at_once = length if kind == _RESPONSE and length <= self._expected else min(length, _FIRST_ALLOCATION)
+        self._large = _LargeFrame(kind, packed, length, at_once, self._view[body : min(self._end, body + length)])
 
     def _finish_large(self, events: list[Event]) -> None:
         large = self._large
@@ -166,13 +175,13 @@ class Decoder:
 class _LargeFrame:
     """A message that is being received into its own buffer. The buffer grows as bytes arrive, in place where the allocator can."""
 
-    def __init__(self, kind: int, packed: bool, length: int, begun: memoryview) -> None:
+    def __init__(self, kind: int, packed: bool, length: int, at_once: int, begun: memoryview) -> None:
         self.kind = kind
         self.packed = packed
         self._length = length
         self._filled = len(begun)
         self._lent: tuple[memoryview, ...] = ()
-        self._data = bytearray(min(length, _FIRST_ALLOCATION))
+        self._data = bytearray(at_once)
         self._data[: len(begun)] = begun
 
     @property
