@@ -1,0 +1,89 @@
+"""When a committer commits and when a follower looks: times only, no IO. Rules and their reasons are from design 5 and R17.
+
+All times are seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+FIRST_WAIT_S: Final = 0.05
+"""A first record after a pause waits this long for company."""
+GROUP_S: Final = 1.0
+"""While records keep coming, commits of one node that are not full start this far apart: a trickle costs one PUT a second."""
+WINNER_PAUSE_S: Final = 0.35
+"""A winner among several nodes leaves the others this long, even with a full group: more than a GET and a PUT take."""
+CONTENDED_S: Final = 60.0
+"""Another node's commit that was applied within this time means that others are at work."""
+PATIENT_LOSSES: Final = 3
+"""From this loss on a group waits before its next try."""
+LONGEST_BACKOFF_S: Final = 3.0
+BACKOFF_S: Final = 0.12
+OLD_GROUP_S: Final = 10.0
+"""A group of this age does not wait any more."""
+LOOK_SOON_S: Final = 1.0
+LOOK_IDLE_S: Final = 15.0
+LOOK_LATE_S: Final = 30.0
+
+
+class CommitPace:
+    """When the next group is due. Fed with what happened."""
+
+    def __init__(self) -> None:
+        self._started = self._won = self._foreign = float("-inf")
+
+    def started(self, now: float) -> None:
+        """A group has been closed and is on its way."""
+        self._started = now
+
+    def won(self, now: float) -> None:
+        """The group is committed."""
+        self._won = now
+
+    def foreign(self, now: float) -> None:
+        """A commit of another node was applied."""
+        self._foreign = now
+
+    def contended(self, now: float) -> bool:
+        """Whether other nodes commit too, as far as this one has seen."""
+        return now - self._foreign < CONTENDED_S
+
+    def due(self, first: float, *, full: bool, now: float) -> float:
+        """When a group whose first record came at `first` may start.
+
+        A full group of a node that is alone starts at once. That is safe for a newcomer, who cannot be seen before it wins: a full
+        group is larger than a slot, so its body is uploaded between two creates, and a loser, whose body is already there, tries
+        again within that time. Its win is seen by the next read, and from then on the winner's pause holds."""
+        if full:
+            return self._won + WINNER_PAUSE_S if self.contended(now) else first
+        due = max(first + FIRST_WAIT_S, self._started + GROUP_S)
+        return max(due, self._won + WINNER_PAUSE_S) if self.contended(now) else due
+
+
+def backoff_s(losses: int, age_s: float, luck: float) -> float:
+    """Wait before a group's next try. `losses` so far, `age_s` since its first record, `luck` uniform in [0, 1).
+
+    The older the group, the shorter: plain random back-off lets one node starve (contention model, `age`)."""
+    if losses < PATIENT_LOSSES:
+        return 0.0
+    return luck * min(LONGEST_BACKOFF_S, BACKOFF_S * (1 << min(losses, 10))) * max(0.0, 1 - age_s / OLD_GROUP_S)
+
+
+class LookPace:
+    """How long a follower waits between looks at the next slot: a second after news, doubling to the idle time; longer while
+    the store does not answer."""
+
+    def __init__(self) -> None:
+        self.wait_s = LOOK_SOON_S
+
+    def news(self) -> None:
+        """Something was applied."""
+        self.wait_s = LOOK_SOON_S
+
+    def nothing(self) -> None:
+        """The next slot was absent."""
+        self.wait_s = min(LOOK_IDLE_S, self.wait_s * 2)
+
+    def failed(self) -> None:
+        """The store did not answer, or what it answered cannot be used."""
+        self.wait_s = min(LOOK_LATE_S, self.wait_s * 2)
