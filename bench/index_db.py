@@ -1,5 +1,5 @@
 """Speed of the remote index in the database's thread: files per second and memory, for a new folder, one that is equal to ours,
-and committing what was pulled. Run: python bench/index_db.py [files] [--random]"""
+and committing what was pulled. Run: python -m bench.index_db [files] [--random]"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stnode.folder import index
 from stnode.protocol import fileinfo, vector
 from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.repo.settings import FolderSettings
-from stnode.repo.state_schema import migrate as migrate_state
+from stnode.repo.state_schema import LAYER, STEPS
 
 SETTINGS = FolderSettings("bench", "aaaaaaaa", 1)
 BATCH = 1000
@@ -50,7 +50,7 @@ async def main(count: int, order: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "db"
         db = Database(path)
-        await migrate_state(db)
+        await db.migrate(LAYER, STEPS)
         await index.migrate(db)
         all_names = names(count, order)
         dev, other = await db.write(lambda conn: (index.device_number(conn, b"d" * 32), index.device_number(conn, b"e" * 32)))

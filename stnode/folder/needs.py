@@ -1,0 +1,86 @@
+"""Questions to the index: what is needed, what it looks like, who has it, how complete everybody is. Reads only, batches of names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from sqlite3 import Connection
+
+from stnode.folder.evaluation import fill_batch
+from stnode.folder.tables import HAS, INVALID
+from stnode.folder.types import Completion, Needed, NeedKind, NeedTotals
+from stnode.protocol import fileinfo, vector
+from stnode.protocol.fileinfo import FileInfo
+from stnode.protocol.vector import Vector
+
+
+def next_needed(conn: Connection, fid: int, after: str, limit: int, *, deletes: bool, held: bool = False) -> list[Needed]:
+    """The next window of needed names greater than `after`, in name order, so parents come before children: either only deletions or
+    everything else. `held` asks for what a send-only folder does not take instead."""
+    rows = conn.execute(
+        f"SELECT name, kind, size, blocks, held, content IS NOT NULL FROM need WHERE fid = ? AND name > ? "  # noqa: S608 - a constant operator
+        f"AND kind {'>=' if deletes else '<'} ? AND held = ? ORDER BY name LIMIT ?",
+        (fid, after, int(NeedKind.DELETE), int(held), limit),
+    )
+    return [Needed(name, NeedKind(kind), size, blocks, bool(is_held), bool(known)) for name, kind, size, blocks, is_held, known in rows]
+
+
+def needed_info(conn: Connection, fid: int, names: Sequence[str]) -> dict[str, FileInfo]:
+    """The global versions of needed names, hashes loaded. A name that is not needed, or whose content no entry has (see
+    `missing_content`), is left out."""
+    fill_batch(conn, names)
+    rows = conn.execute(
+        "SELECT n.name, c.info, c.blocks FROM temp.batch b CROSS JOIN need n ON n.fid = ? AND n.name = b.name "
+        "CROSS JOIN remote_content c ON c.id = n.content ORDER BY b.at",
+        (fid,),
+    )
+    return {name: fileinfo.from_record(info, 0, blocks) for name, info, blocks in rows}
+
+
+def sources(conn: Connection, fid: int, names: Sequence[str]) -> dict[str, list[int]]:
+    """Devices that have the global version of each name, valid and live: those that can be asked for its blocks."""
+    fill_batch(conn, names)
+    found: dict[str, list[int]] = {}
+    for name, dev in conn.execute(
+        "SELECT r.name, r.dev FROM temp.batch b CROSS JOIN remote r ON r.fid = ? AND r.name = b.name WHERE r.flags & ?", (fid, HAS)
+    ):
+        found.setdefault(name, []).append(dev)
+    return found
+
+
+def announced_by(conn: Connection, fid: int, name: str, version: Vector) -> list[int]:
+    """Devices whose index has exactly this version of the name, valid: they make the conflict copy if it loses (R28)."""
+    rows = conn.execute("SELECT dev, version FROM remote WHERE fid = ? AND name = ? AND NOT flags & ?", (fid, name, INVALID))
+    return [dev for dev, wire in rows if vector.from_wire(wire) == version]
+
+
+def missing_content(conn: Connection, fid: int) -> list[int]:
+    """Devices whose index must be sent again (`index.forget`), because they have a needed version whose content was dropped as equal
+    to our record, which then went back (restored bucket, damage). Empty in all normal life."""
+    rows = conn.execute(
+        "SELECT DISTINCT r.dev FROM need n CROSS JOIN remote r ON r.fid = n.fid AND r.name = n.name AND r.version = n.version "
+        "WHERE n.fid = ? AND n.content IS NULL",
+        (fid,),
+    )
+    return [dev for (dev,) in rows]
+
+
+def need_totals(conn: Connection, fid: int) -> NeedTotals:
+    """Sums over what the folder needs."""
+    row = conn.execute(
+        "SELECT files, directories, symlinks, bytes, deletes, held_items, held_bytes FROM need_state WHERE fid = ?", (fid,)
+    ).fetchone()
+    return NeedTotals() if row is None else NeedTotals(*row)
+
+
+def completion(conn: Connection, fid: int, devices: Iterable[int]) -> dict[int, Completion]:
+    """How much each device has of the folder's global state; one that announced nothing has nothing."""
+    own = conn.execute("SELECT files + directories + symlinks, bytes FROM folders WHERE fid = ?", (fid,)).fetchone() or (0, 0)
+    added = conn.execute("SELECT added_items, added_bytes FROM need_state WHERE fid = ?", (fid,)).fetchone() or (0, 0)
+    items, size = max(0, own[0] + added[0]), max(0, own[1] + added[1])
+    found: dict[int, Completion] = {}
+    for dev in devices:
+        have = conn.execute(
+            "SELECT have_items, have_bytes, lacks_deletes FROM remote_state WHERE fid = ? AND dev = ?", (fid, dev)
+        ).fetchone() or (0, 0, 0)
+        found[dev] = Completion(max(0, items - have[0]), max(0, size - have[1]), have[2], items, size)
+    return found
