@@ -1,0 +1,214 @@
+"""Commands on files: ls, cat, get, put, rm, mv, mkdir."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from stnode.clock import Env
+from stnode.errors import Invalid, NotFound, StnodeError
+from stnode.frontends.cli.app import App, Failures, pass_app
+from stnode.frontends.cli.download import Download
+from stnode.frontends.cli.output import JsonArray, Progress, long_line, short_line
+from stnode.frontends.cli.upload import PIECE, Upload
+from stnode.node.present import count_text, size_text
+from stnode.node.service import Entry, Service
+
+PATH = "FOLDER/PATH"
+
+
+async def listed(service: Service, path: str, recursive: bool = False) -> AsyncIterator[tuple[Entry, ...]]:
+    """All pages of a listing."""
+    after: str | None = None
+    while True:
+        page = await service.ls(path, recursive, after)
+        yield page.entries
+        if page.next is None:
+            return
+        after = page.next
+
+
+@click.command()
+@click.argument("path", metavar=f"[{PATH}]", default="")
+@click.option("-l", "long", is_flag=True, help="Show mode, size and time.")
+@click.option("-R", "recursive", is_flag=True, help="Show everything below.")
+@click.option("--json", "as_json", is_flag=True, help="Show a JSON array.")
+@pass_app
+def ls(app: App, path: str, long: bool, recursive: bool, as_json: bool) -> None:
+    """List folders, or what is in a directory of one."""
+
+    async def work(service: Service, _: Env) -> None:
+        array = JsonArray()
+        async for entries in listed(service, path, recursive):
+            if as_json:
+                array.add(entries)
+                continue
+            lines = []
+            for entry in entries:
+                shown = entry.path.split("/", path.rstrip("/").count("/") + 1)[-1] if recursive else entry.name
+                lines.append(long_line(entry, shown) if long else short_line(entry, shown))
+            if lines:
+                click.echo("\n".join(lines))
+        if as_json:
+            array.end()
+
+    app.run(work)
+
+
+@click.command()
+@click.argument("paths", metavar=f"{PATH}...", nargs=-1, required=True)
+@pass_app
+def cat(app: App, paths: tuple[str, ...]) -> None:
+    """Write files to standard output."""
+
+    async def work(service: Service, env: Env) -> None:
+        out = sys.stdout.buffer
+        for path in paths:
+            async with aclosing(cast("Any", service.read(path))) as pieces:
+                async for piece in pieces:
+                    await env.threads.run(out.write, piece)
+        await env.threads.run(out.flush)
+
+    app.run(work)
+
+
+@click.command()
+@click.argument("path", metavar=PATH)
+@click.argument("local", metavar="[LOCAL]", required=False, type=click.Path(path_type=Path))
+@pass_app
+def get(app: App, path: str, local: Path | None) -> None:
+    """Copy a file, or a directory with everything in it, to a local path.
+
+    A directory's content goes into LOCAL. Running it again goes on where it stopped: what is there with the same size and time stays.
+    """
+
+    async def work(service: Service, env: Env) -> None:
+        top = await service.stat(path)
+        failures, progress = Failures(), Progress(env.clock, "got")
+        download = Download(service, env, failures, progress)
+        try:
+            if top.type == "directory":
+                await download.tree(top, listed(service, top.path, recursive=True), local or Path(top.name))
+            else:
+                target = local or Path(top.name)
+                await download.single(top, target / top.name if target.is_dir() and not target.is_symlink() else target)
+        finally:
+            progress.end()
+        _summary("got", progress)
+        failures.finish()
+
+    app.run(work)
+
+
+@click.command()
+@click.argument("local", metavar="LOCAL|-", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("path", metavar=PATH)
+@pass_app
+def put(app: App, local: Path, path: str) -> None:
+    """Copy a local file, a directory with everything in it, or standard input (-) into a folder.
+
+    A directory's content goes into PATH; a file goes into PATH if that is a directory. Running it again sends only what differs.
+    """
+
+    is_directory = local.is_dir()
+
+    async def work(service: Service, env: Env) -> None:
+        if str(local) == "-":
+            await service.write(path, _standard_input(env))
+            return
+        failures, progress = Failures(), Progress(env.clock, "put")
+        upload = Upload(service, env, failures, progress)
+        try:
+            if is_directory:
+                await upload.tree(local, path.rstrip("/"))
+            else:
+                await upload.single(local, await _inside(service, path, local.name))
+        finally:
+            progress.end()
+        _summary("put", progress)
+        failures.finish()
+
+    app.run(work)
+
+
+async def _standard_input(env: Env) -> AsyncIterator[bytes]:
+    while piece := await env.threads.run(sys.stdin.buffer.read, PIECE):
+        yield piece
+
+
+async def _inside(service: Service, path: str, name: str) -> str:
+    """Where a file named `name` goes when `path` may be a directory."""
+    try:
+        is_directory = (await service.stat(path)).type == "directory"
+    except NotFound:
+        if "/" not in path.rstrip("/"):
+            raise
+        is_directory = path.endswith("/")
+    return f"{path.rstrip('/')}/{name}" if is_directory else path
+
+
+def _summary(verb: str, progress: Progress) -> None:
+    same = f", {progress.skipped:,} were there already" if progress.skipped else ""
+    click.echo(f"{verb} {count_text(progress.files, 'file', 'files')}, {size_text(progress.bytes)}{same}", err=True)
+
+
+@click.command()
+@click.argument("paths", metavar=f"{PATH}...", nargs=-1, required=True)
+@click.option("-r", "recursive", is_flag=True, help="Remove directories with everything in them.")
+@pass_app
+def rm(app: App, paths: tuple[str, ...], recursive: bool) -> None:
+    """Remove files and directories."""
+
+    async def work(service: Service, _: Env) -> None:
+        failures = Failures()
+        for path in paths:
+            try:
+                await service.rm(path, recursive)
+            except StnodeError as exc:
+                failures.add(path, exc)
+        failures.finish()
+
+    app.run(work)
+
+
+@click.command()
+@click.argument("source", metavar=PATH)
+@click.argument("target", metavar=PATH)
+@pass_app
+def mv(app: App, source: str, target: str) -> None:
+    """Rename a file or directory; into a directory if the target is one. No data is copied."""
+
+    async def work(service: Service, _: Env) -> None:
+        entry = await service.stat(source)
+        if "/" not in entry.path:
+            raise Invalid(f"{entry.path} is a folder, not a file in one", hint="a folder's label is changed with `stnode folder set`")
+        await service.mv(entry.path, await _inside(service, target, entry.name))
+
+    app.run(work)
+
+
+@click.command()
+@click.argument("paths", metavar=f"{PATH}...", nargs=-1, required=True)
+@click.option("-p", "parents", is_flag=True, help="Make missing parents too; an existing directory is no error.")
+@pass_app
+def mkdir(app: App, paths: tuple[str, ...], parents: bool) -> None:
+    """Make directories."""
+
+    async def work(service: Service, _: Env) -> None:
+        failures = Failures()
+        for path in paths:
+            try:
+                await service.mkdir(path, parents)
+            except StnodeError as exc:
+                failures.add(path, exc)
+        failures.finish()
+
+    app.run(work)
+
+
+COMMANDS: tuple[click.Command, ...] = (ls, cat, get, put, rm, mv, mkdir)

@@ -1,0 +1,161 @@
+"""Commands on the node itself: init, id, status, shutdown."""
+
+from __future__ import annotations
+
+import click
+
+from stnode.clock import Env
+from stnode.errors import Invalid
+from stnode.frontends.cli.app import App, pass_app
+from stnode.frontends.cli.output import printable, show_json, table
+from stnode.net import identity
+from stnode.node import setup
+from stnode.node.present import count_text, size_text, span_text
+from stnode.node.service import Service
+from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, StoreStatus
+from stnode.protocol import deviceid
+
+
+@click.command()
+@click.option("--store", "url", default="", help="s3://bucket/prefix or file:///directory; by default the embedded store in the home.")
+@click.option("--endpoint-url", default="", help="The S3 server, if not AWS.")
+@click.option("--region", default="", help="The S3 region.")
+@click.option("--name", default="", help="The node's name for its peers; by default the host's name.")
+@click.option("--listen", multiple=True, help="Where devices connect, such as tcp://0.0.0.0:22000.")
+@click.option("--api-listen", default="", help="Where the API answers, such as 127.0.0.1:8384.")
+@pass_app
+def init(app: App, url: str, endpoint_url: str, region: str, name: str, listen: tuple[str, ...], api_listen: str) -> None:
+    """Make this directory a node's home: identity, config.toml, and the store if it is new.
+
+    Can be run again: what is there stays. Keys of an S3 store come from the environment (STNODE_STORE_ACCESS_KEY_ID and
+    STNODE_STORE_SECRET_ACCESS_KEY, or the usual AWS chain) or are written into config.toml afterwards.
+    """
+    asked = setup.Asked(url, endpoint_url, region, name, listen, api_listen)
+
+    async def work(env: Env) -> None:
+        done = await setup.initialise(app.home, asked, env, app.environ)
+        click.echo(f"home       {app.home.path}{'' if done.new_home else ' (was there)'}")
+        click.echo(f"store      {done.store_url}{'' if done.new_store else ' (was there)'}")
+        click.echo(f"device ID  {done.device_id}")
+        for warning in done.warnings:
+            click.echo(f"warning: {warning}", err=True)
+
+    app.run_alone(work)
+
+
+@click.command("id")
+@pass_app
+def show_id(app: App) -> None:
+    """Show this node's device ID."""
+    app.home.require()
+    click.echo(deviceid.format(identity.load(app.home.path).device_id))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Show JSON.")
+@pass_app
+def status(app: App, as_json: bool) -> None:
+    """Show the state of the node, its store, folders and devices."""
+
+    async def work(service: Service, env: Env) -> None:
+        found = await service.status()
+        if as_json:
+            show_json(found)
+        else:
+            click.echo(status_text(found, env.clock.now_ns() / 1e9))
+
+    app.run(work)
+
+
+@click.command()
+@pass_app
+def shutdown(app: App) -> None:
+    """Stop the daemon of this home."""
+
+    async def work(service: Service, _: Env) -> None:
+        if not (await service.status()).running:
+            raise Invalid(f"no daemon runs on {app.home.path}")
+        await service.shutdown()
+
+    app.run(work)
+
+
+def status_text(status: NodeStatus, now_s: float) -> str:
+    """The whole status for people. `now_s` is Unix time."""
+    state = f"running, up {span_text(status.uptime_s)}" if status.running else "no daemon is running"
+    head = [
+        ("Node", f"{printable(status.name)} ({state})"),
+        ("Device ID", status.device_id),
+        *((("Listening", ", ".join(status.listen)),) if status.running else ()),
+        *_store(status.store, now_s),
+    ]
+    parts = [table(head)]
+    if status.folders:
+        parts.append(table([_FOLDER_HEAD, *map(_folder, status.folders)], right=frozenset({3, 4})) + _folder_trouble(status, now_s))
+    if status.devices:
+        parts.append(table([_DEVICE_HEAD, *(_device(device, now_s) for device in status.devices)], right=frozenset({4, 5})))
+    return "\n\n".join(parts)
+
+
+def _store(store: StoreStatus, now_s: float) -> list[tuple[str, str]]:
+    lag = "" if store.lag_s is None else f", seen {span_text(store.lag_s)} ago"
+    rows = [("Store", store.url), ("", f"commit {store.head}{lag}; {count_text(store.objects, 'pack', 'packs')}, {size_text(store.bytes)}")]
+    if store.unavailable_since_s is not None:
+        rows.append(("", f"does not answer since {span_text(now_s - store.unavailable_since_s)}: {printable(store.unavailable_reason)}"))
+    if store.spooled_bytes:
+        rows.append(("", f"{size_text(store.spooled_bytes)} wait to be stored"))
+    return rows + [("", f"warning: {printable(warning)}") for warning in store.warnings]
+
+
+_FOLDER_HEAD = ("FOLDER", "TYPE", "STATE", "FILES", "SIZE", "NEEDED")
+
+
+def _folder(folder: FolderStatus) -> tuple[str, ...]:
+    needed = []
+    if folder.need_files or folder.need_bytes:
+        needed.append(f"{count_text(folder.need_files, 'file', 'files')}, {size_text(folder.need_bytes)}")
+    if folder.need_deletes:
+        needed.append(count_text(folder.need_deletes, "deletion", "deletions"))
+    shown = f"{folder.label} ({folder.id})" if folder.label else folder.id
+    return (printable(shown), folder.type, folder.state, f"{folder.files:,}", size_text(folder.bytes), ", ".join(needed) or "-")
+
+
+def _folder_trouble(status: NodeStatus, now_s: float) -> str:
+    """Lines below the table for what needs somebody's attention."""
+    lines = []
+    for folder in status.folders:
+        if folder.reason:
+            lines.append(f"{folder.id}: {folder.reason}")
+        lines += [f"{folder.id}: {error.path}: {error.message}" for error in folder.errors]
+        if folder.error_count > len(folder.errors):
+            lines.append(f"{folder.id}: {folder.error_count - len(folder.errors):,} more errors")
+        if (waiting := folder.pending_deletions) is not None:
+            lines.append(
+                f"{folder.id}: the deletion of {waiting.files:,} of {waiting.total:,} files waits for {span_text(waiting.until_s - now_s)}, "
+                f"or for `stnode folder confirm-deletions {folder.id}`"
+            )
+    return "".join(f"\n  {printable(line)}" for line in lines)
+
+
+_DEVICE_HEAD = ("DEVICE", "STATE", "ADDRESS", "SYNCED", "IN", "OUT")
+
+
+def _device(device: DeviceStatus, now_s: float) -> tuple[str, ...]:
+    if device.connected:
+        state = f"connected, {device.client}"
+    elif device.last_error:
+        state = device.last_error
+    else:
+        state = "never seen" if device.last_seen_s is None else f"seen {span_text(now_s - device.last_seen_s)} ago"
+    synced = min(device.completion.values(), default=1.0) if device.completion else None
+    return (
+        printable(device.name or device.id[:7]),
+        printable(state),
+        device.address or "-",
+        "-" if synced is None else f"{int(synced * 100)} %",
+        f"{size_text(device.in_bytes_per_s)}/s" if device.connected else "-",
+        f"{size_text(device.out_bytes_per_s)}/s" if device.connected else "-",
+    )
+
+
+COMMANDS: tuple[click.Command, ...] = (init, show_id, status, shutdown)

@@ -1,0 +1,231 @@
+"""Commands on the store's settings: device, folder, apply."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from stnode import config
+from stnode.clock import Env
+from stnode.errors import Refused
+from stnode.frontends.cli.app import App, pass_app
+from stnode.frontends.cli.output import printable, show_json, table
+from stnode.node.present import count_text
+from stnode.node.service import DeviceSettings, FolderChange, FolderSettings, FolderTypeName, Service, SettingsChange
+
+_TYPES = click.Choice(["sendreceive", "sendonly", "receiveonly"])
+_json = click.option("--json", "as_json", is_flag=True, help="Show JSON.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Asks on a terminal; elsewhere only --yes will do."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Refused(f"{question} Nobody is there to answer", hint="add --yes if that is what you want")
+    click.confirm(question, abort=True)
+
+
+@click.group()
+def device() -> None:
+    """The devices that this store syncs with."""
+
+
+@device.command("add")
+@click.argument("id", metavar="DEVICE-ID")
+@click.option("--name", default="", help="A name to call it by.")
+@click.option(
+    "--address", "addresses", multiple=True, help="Where to dial it, such as tcp://192.0.2.7:22000; without one it has to connect."
+)
+@pass_app
+def device_add(app: App, id: str, name: str, addresses: tuple[str, ...]) -> None:  # noqa: A002 - click names the parameter
+    """Add a device, by the ID that it shows of itself."""
+
+    async def work(service: Service, _: Env) -> None:
+        made = await service.device_add(DeviceSettings(id, name, addresses or ("dynamic",)))
+        click.echo(f"added {made.id}\nIt also has to be told of this node: {await service.id()}")
+
+    app.run(work)
+
+
+@device.command("remove")
+@click.argument("device", metavar="DEVICE")
+@pass_app
+def device_remove(app: App, device: str) -> None:
+    """Remove a device, by name or ID. It keeps what it has."""
+    app.run(lambda service, _: service.device_remove(device))
+
+
+@device.command("list")
+@_json
+@pass_app
+def device_list(app: App, as_json: bool) -> None:
+    """Show the devices."""
+    devices = app.run(lambda service, _: service.device_list())
+    if as_json:
+        show_json(devices)
+    elif devices:
+        click.echo(table([("NAME", "ID", "ADDRESSES"), *((printable(d.name), d.id, " ".join(d.addresses)) for d in devices)]))
+
+
+@click.group()
+def folder() -> None:
+    """The folders in this store."""
+
+
+@folder.command("add")
+@click.argument("id", metavar="FOLDER-ID")
+@click.option("--label", default="", help="A name for people.")
+@click.option("--type", "kind", type=_TYPES, default="sendreceive", show_default=True)
+@click.option("--device", "devices", multiple=True, help="Share it with this device (name or ID).")
+@click.option("--ignore", multiple=True, help="A line of ignore patterns, as in .stignore.")
+@click.option("--ignore-permissions", is_flag=True, help="Neither store nor send permissions.")
+@click.option("--history", default="30d", show_default=True, help="How long replaced and deleted versions are kept.")
+@pass_app
+def folder_add(
+    app: App,
+    id: str,  # noqa: A002 - click names the parameter
+    label: str,
+    kind: FolderTypeName,
+    devices: tuple[str, ...],
+    ignore: tuple[str, ...],
+    ignore_permissions: bool,
+    history: str,
+) -> None:
+    """Add a folder. Its ID must be the one that the other devices use."""
+    settings = FolderSettings(id, label, kind, devices, ignore, ignore_permissions, history)
+
+    async def work(service: Service, _: Env) -> None:
+        made = await service.folder_add(settings)
+        click.echo(f"added {printable(made.id)}, shared with {count_text(len(made.devices), 'device', 'devices')}")
+
+    app.run(work)
+
+
+@folder.command("remove")
+@click.argument("folder", metavar="FOLDER")
+@_yes
+@pass_app
+def folder_remove(app: App, folder: str, yes: bool) -> None:
+    """Remove a folder and what the store holds of it. Other devices keep what they have."""
+    _confirm(f"Remove the folder {folder} with everything that the store holds of it?", yes)
+    app.run(lambda service, _: service.folder_remove(folder))
+
+
+@folder.command("list")
+@_json
+@pass_app
+def folder_list(app: App, as_json: bool) -> None:
+    """Show the folders."""
+
+    async def work(service: Service, _: Env) -> tuple[tuple[FolderSettings, ...], dict[str, str]]:
+        return await service.folder_list(), {d.id: d.name or d.id[:7] for d in await service.device_list()}
+
+    folders, names = app.run(work)
+    if as_json:
+        show_json(folders)
+    elif folders:
+        rows = [
+            (printable(f.id), printable(f.label), f.type, ", ".join(printable(names.get(d, d[:7])) for d in f.devices)) for f in folders
+        ]
+        click.echo(table([("ID", "LABEL", "TYPE", "DEVICES"), *rows]))
+
+
+@folder.command("set")
+@click.argument("folder", metavar="FOLDER")
+@click.option("--label", help="A name for people.")
+@click.option("--type", "kind", type=_TYPES)
+@click.option("--add-device", "add_devices", multiple=True, help="Share it with this device too (name or ID).")
+@click.option("--remove-device", "remove_devices", multiple=True, help="Share it with this device no longer.")
+@click.option("--ignore", multiple=True, help="A line of ignore patterns; those given replace all there are.")
+@click.option("--no-ignore", is_flag=True, help="Take all ignore patterns away.")
+@click.option("--ignore-permissions/--keep-permissions", default=None, help="Whether permissions are left alone.")
+@click.option("--history", help="How long replaced and deleted versions are kept.")
+@pass_app
+def folder_set(
+    app: App,
+    folder: str,
+    label: str | None,
+    kind: FolderTypeName | None,
+    add_devices: tuple[str, ...],
+    remove_devices: tuple[str, ...],
+    ignore: tuple[str, ...],
+    no_ignore: bool,
+    ignore_permissions: bool | None,
+    history: str | None,
+) -> None:
+    """Change a folder's settings, for all nodes of the store."""
+    if ignore and no_ignore:
+        raise click.UsageError("--ignore and --no-ignore exclude each other")
+    patterns = () if no_ignore else ignore or None
+    change = FolderChange(label, kind, add_devices, remove_devices, patterns, ignore_permissions, history)
+    if change == FolderChange():
+        raise click.UsageError("nothing to change was named")
+    app.run(lambda service, _: service.folder_set(folder, change))
+
+
+@folder.command("override")
+@click.argument("folder", metavar="FOLDER")
+@pass_app
+def folder_override(app: App, folder: str) -> None:
+    """Make a send-only folder's content here the newest everywhere, over what other devices changed."""
+    count = app.run(lambda service, _: service.folder_override(folder))
+    click.echo(f"overrode {count_text(count, 'item', 'items')}")
+
+
+@folder.command("revert")
+@click.argument("folder", metavar="FOLDER")
+@pass_app
+def folder_revert(app: App, folder: str) -> None:
+    """Undo what was changed here in a receive-only folder."""
+    count = app.run(lambda service, _: service.folder_revert(folder))
+    click.echo(f"reverted {count_text(count, 'item', 'items')}")
+
+
+@folder.command("confirm-deletions")
+@click.argument("folder", metavar="FOLDER")
+@pass_app
+def confirm_deletions(app: App, folder: str) -> None:
+    """Let a mass deletion go on that waits for an answer."""
+    count = app.run(lambda service, _: service.confirm_deletions(folder))
+    click.echo(f"deleting {count_text(count, 'file', 'files')}")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Show the differences, change nothing.")
+@click.option("--prune", is_flag=True, help="Also remove devices and folders that config.toml does not name.")
+@_yes
+@pass_app
+def apply(app: App, dry_run: bool, prune: bool, yes: bool) -> None:
+    """Make the store's devices and folders what config.toml asks for, showing the differences."""
+    devices, folders = wishes(config.load(app.home.config, app.environ))
+
+    async def work(service: Service, _: Env) -> None:
+        planned = await service.settings_plan(devices, folders, prune)
+        click.echo("\n".join(map(change_line, planned)) or "the store is as config.toml asks")
+        if not planned or dry_run:
+            return
+        if removed := [change for change in planned if change.action == "remove"]:
+            _confirm(f"Remove {', '.join(f'{change.kind} {change.id}' for change in removed)}?", yes)
+        await service.settings_apply(devices, folders, prune)
+        click.echo(f"applied {count_text(len(planned), 'change', 'changes')}")
+
+    app.run(work)
+
+
+def wishes(asked: config.Config) -> tuple[tuple[DeviceSettings, ...], tuple[FolderSettings, ...]]:
+    """The devices and folders of a configuration as settings."""
+    devices = tuple(DeviceSettings(d.id, d.name, d.addresses) for d in asked.device)
+    folders = tuple(FolderSettings(f.id, f.label, f.type, f.devices, f.ignore, f.ignore_permissions, f.history) for f in asked.folder)
+    return devices, folders
+
+
+def change_line(change: SettingsChange) -> str:
+    """A difference on one line."""
+    sign = {"add": "+", "change": "~", "remove": "-"}[change.action]
+    return printable(f"{sign} {change.kind} {change.id}{': ' if change.detail else ''}{change.detail}")
+
+
+COMMANDS: tuple[click.Command, ...] = (device, folder, apply)

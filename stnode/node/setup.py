@@ -1,0 +1,138 @@
+"""`stnode init`: makes a home, an identity, a configuration and, where it is new, the store. Every step may have been done before."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stnode import config
+from stnode.clock import Env
+from stnode.errors import ConfigError, Conflict, Full, Refused
+from stnode.net import identity
+from stnode.node.home import Holder, Home, lock_or_daemon
+from stnode.protocol import deviceid
+
+_KEY_BYTES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user wants to differ from the defaults; "" and () = the default."""
+
+    store_url: str = ""
+    endpoint_url: str = ""
+    region: str = ""
+    name: str = ""
+    listen: tuple[str, ...] = ()
+    api_listen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What `initialise` found and made."""
+
+    device_id: str
+    store_url: str
+    new_home: bool
+    new_store: bool
+    warnings: tuple[str, ...]
+
+
+async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, str]) -> Done:
+    """Does what is missing. config.toml is written last, when the store has answered: a home with a configuration is whole.
+    Raises Refused when the home has another configuration than asked for, and what the store gets wrong."""
+    home.create()
+    lock = await lock_or_daemon(home, env, "command")
+    if isinstance(lock, Holder):
+        raise Conflict(f"a daemon (process {lock.pid}) runs on {home.path}: it is initialised", hint="nothing has to be done")
+    try:
+        new_home = not home.config.exists()
+        text = _template(asked, env) if new_home else await env.threads.run(home.config.read_text)
+        settings = config.parse(text, environ, home.config)
+        if not new_home:
+            _require_same(asked, settings)
+        own = await env.threads.run(identity.load_or_generate, home.path, env.clock)
+        new_store, warnings = await _make_store(home, settings, own, env)
+        if new_home:
+            await env.threads.run(_write, home.config, text)
+        return Done(deviceid.format(own.device_id), settings.store.url or f"file://{home.path / 'store'}", new_home, new_store, warnings)
+    finally:
+        lock.release()
+
+
+def _require_same(asked: Asked, settings: config.Config) -> None:
+    there = {
+        "--store": (asked.store_url, settings.store.url),
+        "--endpoint-url": (asked.endpoint_url, settings.store.endpoint_url),
+        "--region": (asked.region, settings.store.region),
+        "--name": (asked.name, settings.node.name),
+        "--listen": (asked.listen, settings.node.listen),
+        "--api-listen": (asked.api_listen, settings.api.listen),
+    }
+    for option, (wanted, found) in there.items():
+        if wanted and wanted != found:
+            raise ConfigError(
+                f"{settings.source} is there already, and is not what {option} asks for",
+                hint="change config.toml itself, or name another --home",
+            )
+
+
+def _template(asked: Asked, env: Env) -> str:
+    """A commented config.toml. Values that were not asked for stand as comments, so that later defaults apply."""
+
+    def line(key: str, value: str | tuple[str, ...], default: str) -> str:
+        return f"{key} = {_toml(value)}" if value else f"# {key} = {default}"
+
+    return f"""# Configuration of this stnode; config.example.toml of the project explains every key.
+# Each value can come from the environment as STNODE_<SECTION>_<KEY>, which wins.
+
+[node]
+{line("name", asked.name, '"…"          # by default the name of the host')}
+{line("listen", asked.listen, '["tcp://0.0.0.0:22000"]')}
+
+[store]
+{line("url", asked.store_url, '"s3://bucket/prefix"    # by default the directory `store` beside this file')}
+{line("endpoint_url", asked.endpoint_url, '"https://s3.example.org"')}
+{line("region", asked.region, '"us-east-1"')}
+# access_key_id = "…"            # by default the usual AWS chain: variables AWS_*, ~/.aws, instance roles
+# secret_access_key = "…"        # or secret_access_key_file = "/run/secrets/…"
+
+[api]
+{line("listen", asked.api_listen, '"127.0.0.1:8384"')}
+api_key = "{env.random.bytes(_KEY_BYTES).hex()}"
+
+# Devices and folders are settings of the store: `stnode device add`, `stnode folder add`. Or ask for them here and run
+# `stnode apply`:
+#
+# [[device]]
+# id = "…"
+# name = "laptop"
+#
+# [[folder]]
+# id = "photos"
+# devices = ["laptop"]
+"""
+
+
+def _toml(value: str | tuple[str, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    escaped = re.sub(r'[\x00-\x1f\x7f"\\]', lambda match: f"\\u{ord(match[0]):04x}", value)
+    return f'"{escaped}"'
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes the file whole or not at all, for its owner only."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as exc:
+        kind = Full if exc.errno in (28, 122) else Refused
+        raise kind(f"{path} cannot be written: {exc.strerror}", hint="free some space or choose another --home") from exc

@@ -1,0 +1,184 @@
+"""Status, settings, bucket, and how commands fail."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stnode import config
+from stnode.clock import Env, InlineThreads, SeededRandomness, SystemClock
+from stnode.errors import Corrupt, Refused, Unavailable
+from stnode.frontends.cli.node import status_text
+from stnode.frontends.cli.output import table
+from stnode.node import setup
+from stnode.node.present import size_text, span_text
+from stnode.node.service import CheckProblem
+from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, PathError, PendingDeletions, StoreStatus
+from tests.support.fake_service import OWN_ID, PEER_ID, FakeService
+from tests.unit.cli.conftest import Cli
+
+
+def test_help_and_version(cli: Cli) -> None:
+    shown = cli("--help").out
+    for command in (
+        "init",
+        "id",
+        "status",
+        "device",
+        "folder",
+        "apply",
+        "ls",
+        "cat",
+        "get",
+        "put",
+        "rm",
+        "mv",
+        "mkdir",
+        "bucket",
+        "shutdown",
+    ):
+        assert f"\n  {command} " in shown
+    assert cli("--version").out.startswith("stnode")
+
+
+def test_mistakes_of_usage(cli: Cli) -> None:
+    for arguments in (("none",), ("ls", "--none"), ("cat",), ("folder", "set", "docs"), ("folder", "add", "x", "--type", "both")):
+        result = cli(*arguments)
+        assert result.code == 64
+        assert result.err.startswith("stnode: error: ")
+        assert "--help" in result.err
+
+
+@pytest.mark.parametrize("error", [Unavailable("no answer", hint="wait"), Refused("no rights"), Corrupt("bad pack", hint="repair")])
+def test_errors_have_message_hint_and_code(cli: Cli, fake: FakeService, error: Unavailable) -> None:
+    async def fails(path: str) -> None:
+        raise error
+
+    fake.stat = fails  # type: ignore[assignment, method-assign]
+    result = cli("get", "docs/a")
+    assert result.code == error.exit_code
+    assert result.err == f"stnode: error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else "")
+
+
+def test_a_bug_is_no_traceback_unless_wanted(cli: Cli, fake: FakeService) -> None:
+    async def fails(path: str) -> None:
+        raise RuntimeError("oops")
+
+    fake.stat = fails  # type: ignore[assignment, method-assign]
+    result = cli("get", "docs/a")
+    assert result.code == 70
+    assert "Traceback" not in result.err
+    assert "RuntimeError: oops" in result.err
+    assert "Traceback" in cli("get", "docs/a", environ={"STNODE_DEBUG": "1", "STNODE_HOME": "/none"}).err
+
+
+def test_status(cli: Cli) -> None:
+    shown = cli("status").out
+    assert OWN_ID in shown
+    assert "My docs (docs)  sendreceive  idle" in shown
+    assert json.loads(cli("status", "--json").out)["device_id"] == OWN_ID
+
+
+def test_status_shows_trouble() -> None:
+    folder = FolderStatus(
+        "docs", "", "sendreceive", "error", files=3, bytes=2048, need_files=1, need_bytes=5, error_count=3, reason="store full",
+        errors=(PathError("a\x1b", "no device has it"),), pending_deletions=PendingDeletions(900, 1000, 1_000_060.0),
+    )  # fmt: skip
+    device = DeviceStatus(PEER_ID, "laptop", True, "tcp://192.0.2.1:1", "syncthing v1.29", {"docs": 0.999}, in_bytes_per_s=2048)
+    gone = DeviceStatus(PEER_ID, "", False, last_seen_s=999_000.0)
+    store = StoreStatus("s3://b", 7, 3.0, 999_940.0, "connection refused", {}, 1024, 2, 4096, ("clock differs",))
+    status = NodeStatus(OWN_ID, "n", "0", True, 65.0, ("tcp://0.0.0.0:1",), store, (folder,), (device, gone))
+    text = status_text(status, 1_000_000.0)
+    for part in (
+        "running, up 65 s", "commit 7, seen 3 s ago; 2 packs, 4.0 KiB", "does not answer since 60 s: connection refused", "1.0 KiB wait",
+        "warning: clock differs", "1 file, 5 B", "docs: store full", "docs: a?: no device has it", "2 more errors",
+        "900 of 1,000 files waits for 60 s", "confirm-deletions docs", "connected, syncthing v1.29", "99 %", "2.0 KiB/s", "seen 17 min ago",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "no daemon is running" in status_text(replace(status, running=False), 0.0)
+
+
+def test_devices_and_folders(cli: Cli, fake: FakeService) -> None:
+    added = cli("device", "add", PEER_ID, "--name", "laptop", "--address", "tcp://192.0.2.1:22000")
+    assert added.code == 0
+    assert OWN_ID in added.out
+    assert cli("device", "add", PEER_ID).code == 65
+    assert f"laptop  {PEER_ID}  tcp://192.0.2.1:22000" in cli("device", "list").out
+    assert json.loads(cli("device", "list", "--json").out)[0]["name"] == "laptop"
+    assert cli("folder", "add", "pics", "--label", "P", "--type", "sendonly", "--device", "laptop", "--ignore", "*.tmp").code == 0
+    assert "pics  P        sendonly     laptop" in cli("folder", "list").out
+    assert cli("folder", "set", "pics", "--type", "receiveonly", "--remove-device", "laptop", "--no-ignore").code == 0
+    assert (fake.folders["pics"].type, fake.folders["pics"].devices, fake.folders["pics"].ignore) == ("receiveonly", (), ())
+    assert cli("folder", "revert", "pics").out == "reverted 0 items\n"
+    assert cli("folder", "override", "pics").code == 64
+    assert cli("folder", "confirm-deletions", "pics").code == 66
+    assert cli("folder", "remove", "pics").code == 77  # nobody to ask
+    assert cli("folder", "remove", "pics", "--yes").code == 0
+    assert cli("device", "remove", "laptop").code == 0
+    assert not fake.devices
+
+
+def test_apply_shows_then_changes(cli: Cli, fake: FakeService, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "config.toml").write_text(f'[[device]]\nid = "{PEER_ID}"\nname = "laptop"\n[[folder]]\nid = "new"\n')
+    assert cli("apply", "--dry-run").out == f"+ device {PEER_ID}: laptop\n+ folder new\n"
+    assert not fake.devices
+    assert "applied 2 changes" in cli("apply").out
+    assert list(fake.folders) == ["docs", "new"]
+    assert cli("apply").out == "the store is as config.toml asks\n"
+    assert cli("apply", "--prune").code == 77
+    assert cli("apply", "--prune", "--yes").code == 0
+    assert list(fake.folders) == ["new"]
+
+
+def test_bucket_check(cli: Cli, fake: FakeService) -> None:
+    good = cli("bucket", "check")
+    assert (good.code, good.err) == (0, "")
+    assert "4 packs, 5 records: 0 problems" in good.out
+    fake.problems = (CheckProblem("packs/a", "its checksum is wrong", ("docs/f",)),)
+    bad = cli("bucket", "check", "--read-data")
+    assert bad.code == 74
+    assert "packs/a: its checksum is wrong" in bad.err
+    assert "lost: docs/f" in bad.err
+    document = cli("bucket", "check", "--json")
+    assert document.code == 74
+    assert json.loads(document.out)["problems"][0]["lost"] == ["docs/f"]
+
+
+def test_bucket_stats(cli: Cli) -> None:
+    assert "commit 7" in cli("bucket", "stats").out
+    assert json.loads(cli("bucket", "stats", "--json").out)["head"] == 7
+
+
+def test_shutdown(cli: Cli, fake: FakeService) -> None:
+    assert cli("shutdown").code == 0
+    assert fake.stopped
+
+
+def test_commands_without_a_home_say_init(cli: Cli) -> None:
+    for arguments in (("id",), ("apply",)):
+        result = cli(*arguments)
+        assert result.code == 78
+        assert "init" in result.err
+
+
+def test_numbers_for_people() -> None:
+    assert [size_text(size) for size in (0, 1023, 1536, 5 * 2**30)] == ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]
+    assert [span_text(seconds) for seconds in (0, 119, 600, 7200, 200_000)] == ["0 s", "119 s", "10 min", "2 h", "2 d"]
+    assert table([("A", "B"), ("long", "1")], right=frozenset({1})) == "A     B\nlong  1"
+
+
+def test_the_template_is_a_configuration() -> None:
+    env = Env(SystemClock(), SeededRandomness(1), InlineThreads())
+    plain = config.parse(setup._template(setup.Asked(), env), {})
+    assert len(plain.api.api_key) == 48
+    asked = setup.Asked('s3://b/\u0001"p\\', "http://h:1", "r", "näme", ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), "127.0.0.1:0")
+    text = setup._template(asked, env)
+    assert tomllib.loads(text)["store"]["url"] == asked.store_url
+    settings = config.parse(text, {})
+    assert (settings.node.name, settings.node.listen, settings.api.listen) == (asked.name, asked.listen, asked.api_listen)
