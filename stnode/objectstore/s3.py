@@ -24,6 +24,7 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from botocore import exceptions as sdk
+from botocore.parsers import ResponseParserError
 
 from stnode.clock import Env
 from stnode.errors import ConfigError, Invalid, Refused, StnodeError, Unavailable
@@ -167,7 +168,7 @@ class S3Store:
             return await exchange(client)
         except sdk.ClientError as error:
             raise error_of(_answer(error), purpose, key, self._bucket, self._endpoint) from error
-        except (sdk.BotoCoreError, aiohttp.ClientError, OSError, ValueError) as error:
+        except (sdk.BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError, ValueError) as error:
             raise _transport_error(error, purpose, key, self._endpoint) from error
 
     async def _connect(self) -> Any:
@@ -369,7 +370,7 @@ def _transport_error(error: Exception, purpose: Purpose, key: str, endpoint: str
             return not_reached(endpoint, reason)
         case sdk.EndpointConnectionError() if isinstance(cause, aiohttp.ClientConnectorError):
             return not_reached(endpoint, reason)
-        case sdk.ResponseParserError():
+        case ResponseParserError():
             return broken(purpose, key, endpoint, f"not an answer of S3: {reason}")
         case ValueError() if not isinstance(error, sdk.BotoCoreError):
             return ConfigError(f"the settings of the store {endpoint} do not work: {reason}", hint="Check store.endpoint_url.")

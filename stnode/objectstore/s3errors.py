@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from stnode.errors import Archived, Corrupt, Full, Invalid, NotFound, Refused, StnodeError, Unavailable, UnknownOutcome
+from stnode.errors import Archived, Full, Invalid, NotFound, Refused, StnodeError, Unavailable, UnknownOutcome
 from stnode.objectstore.base import Exists
 
 Purpose = Literal["read", "write", "conditional"]
@@ -81,8 +81,6 @@ def error_of(answer: Answer, purpose: Purpose, key: str, bucket: str, endpoint: 
         if purpose == "read":
             return Unavailable(what, retry_after_s=answer.retry_after_s)
         return UnknownOutcome(what, retry_after_s=answer.retry_after_s)
-    if 200 <= status < 300:
-        return Corrupt(f"{what}: not an answer of S3", hint="Does store.endpoint_url point to an S3 server?")
     return Refused(what, hint=_RIGHTS.get(code) or _MISPLACED.get(code) or (_RIGHTS["AccessDenied"] if status in (401, 403) else ""))
 
 
