@@ -123,9 +123,15 @@ class TcpListener:
 
     async def close(self) -> None:
         """See `base.Listener`."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        server, self._server = self._server, None
+        if server is not None:
+            # asyncio loses (and leaks) a connection that is accepted in the turn in which the server is closed: first stop
+            # accepting, then let what is accepted become a link.
+            for sock in server.sockets:
+                asyncio.get_running_loop().remove_reader(sock.fileno())
+            for _ in range(2):
+                await asyncio.sleep(0)
+            server.close()
         for link in tuple(self._handshakes):
             link.abort()
 
