@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,21 @@ async def test_closing_the_door_drops_handshakes(door: Door) -> None:
     await asyncio.sleep(0.01)
     await door.listener.close()
     assert await ended(reader, writer) == b""
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_closing_the_door_while_somebody_enters(env: Env, me: Identity, turns: int) -> None:
+    for _ in range(5):
+        listener = await base.listen(env, "tcp://127.0.0.1:0", me, lambda _d, _a: None)
+        with socket.create_connection(("127.0.0.1", int(listener.address.rpartition(":")[2]))) as guest:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await listener.close()
+            await asyncio.sleep(0)
+            guest.settimeout(5)
+            with suppress(ConnectionResetError):
+                assert await env.threads.run(guest.recv, 1) == b""
+    gc.collect()  # a lost transport would show as an unclosed one
 
 
 async def test_a_node_does_not_talk_to_itself(env: Env, door: Door, me: Identity) -> None:
