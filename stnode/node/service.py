@@ -14,9 +14,29 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from stnode.node.status import NodeStatus
+from stnode.repo.checkreport import CheckProblem, CheckReport, CheckStep
+
+__all__ = [
+    "PAGE",
+    "BucketStats",
+    "CheckProblem",
+    "CheckReport",
+    "CheckStep",
+    "DeviceSettings",
+    "Entry",
+    "EntryType",
+    "FolderChange",
+    "FolderSettings",
+    "FolderStats",
+    "FolderTypeName",
+    "KindStats",
+    "Listing",
+    "Service",
+    "SettingsChange",
+]
 
 EntryType = Literal["file", "directory", "symlink"]
-FolderTypeName = Literal["sendreceive", "sendonly", "receiveonly", "receiveencrypted"]
+FolderTypeName = Literal["sendreceive", "sendonly", "receiveonly"]
 
 PAGE = 1000
 """Entries in one answer of `ls`."""
@@ -41,7 +61,7 @@ class FolderSettings:
     devices: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     ignore_permissions: bool = False
-    paused: bool = False
+    history: str = "30d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +74,7 @@ class FolderChange:
     remove_devices: tuple[str, ...] = ()
     ignore: tuple[str, ...] | None = None
     ignore_permissions: bool | None = None
-    paused: bool | None = None
+    history: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,39 +112,6 @@ class Listing:
 
     entries: tuple[Entry, ...]
     next: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CheckProblem:
-    """One thing wrong with the store: the object's key and what is wrong. `lost` = a path whose data cannot be read any more."""
-
-    key: str
-    message: str
-    lost: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CheckReport:
-    """The end of a check: what was looked at, and every problem found."""
-
-    slots: int
-    manifests: int
-    runs: int
-    packs: int
-    records: int
-    blocks_read: int
-    bytes_read: int
-    problems: tuple[CheckProblem, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckStep:
-    """Progress of a check: `done` of `total` things of a phase; the last step carries the report."""
-
-    phase: str
-    done: int
-    total: int
-    report: CheckReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

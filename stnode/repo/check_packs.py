@@ -1,0 +1,293 @@
+"""Checks packs against the state, and every record against the packs. Reads lists of packs, and their data if asked to.
+
+A pack is right when it is there with the registered size and its list says what the commit said of it. A record, a version in the
+history or a partial file is right when each of its extents lies in a pack that is there, and, for whole files, the blocks there
+have the lengths that the file's blocks must have. With data: every block unpacks and has the hash by which the list names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from sqlite3 import Connection
+
+from stnode.clock import Env
+from stnode.db import Database
+from stnode.errors import Corrupt, NotFound, Refused, StnodeError
+from stnode.objectstore.base import Key, ObjectStore
+from stnode.protocol import fileinfo
+from stnode.protocol.fileinfo import FileInfo, FileType
+from stnode.repo import compression, layout
+from stnode.repo.addresses import ZEROS, Move, packs_of, relocate
+from stnode.repo.check_journal import in_order
+from stnode.repo.checkreport import CheckProblem, CheckStep
+from stnode.repo.checksum import xxh3_64
+from stnode.repo.pack import PLAIN_HASH_BYTES, PackList, decode_footer
+from stnode.repo.packlist import PackGone, read_range
+from stnode.repo.records import Extents, decode_extents
+
+_BATCH = 250
+_LISTS_BYTES = 64 << 20
+_READ_BYTES = 8 << 20
+_NAMED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Pack:
+    number: int
+    key: Key
+    size: int
+    blocks: int
+    footer_offset: int
+    footer_bytes: int
+    condemned: bool
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A thing with extents: `info` is None for partial files. `shown` names it in messages."""
+
+    shown: str
+    info: FileInfo | None
+    extents: Extents
+
+
+class PackCheck:
+    """One check of the state in `db`, which must be at the head, against the store."""
+
+    def __init__(self, objects: ObjectStore, db: Database, env: Env) -> None:
+        self._objects = objects
+        self._db = db
+        self._env = env
+        self.problems: list[CheckProblem] = []
+        self.packs = 0
+        self.records = 0
+        self.blocks_read = 0
+        self.bytes_read = 0
+        self._packs: dict[int, _Pack] = {}
+        self._bad: dict[int, str] = {}
+        self._looked_at: set[int] = set()
+        self._lists: OrderedDict[int, PackList] = OrderedDict()
+        self._moves: Mapping[int, list[Move]] = {}
+
+    async def steps(self, read_data: bool) -> AsyncIterator[CheckStep]:
+        """Runs the check; each step is some progress."""
+        self._packs, self._moves = await self._db.run(_registered)
+        await self._compare_listing()
+        for table in ("records", "history", "partials"):
+            async for step in self._check_items(table):
+                yield step
+        async for step in self._check_rest():
+            yield step
+        if read_data:
+            async for step in self._read_all():
+                yield step
+        for number, fault in sorted(self._bad.items()):
+            lost = await self._db.run(partial(_files_in, pack=number))
+            self.problems.append(CheckProblem(self._packs[number].key, fault, lost))
+
+    async def _compare_listing(self) -> None:
+        sizes = {meta.key: meta.size_bytes async for meta in self._objects.list("packs/")}
+        for pack in self._packs.values():
+            if pack.lost or pack.condemned:
+                continue
+            self.packs += 1
+            if pack.key not in sizes:
+                self._bad[pack.number] = "it is missing"
+            elif sizes[pack.key] != pack.size:
+                self._bad[pack.number] = f"it has {sizes[pack.key]} bytes instead of {pack.size}"
+
+    # --- lists
+
+    async def _load(self, number: int) -> None:
+        """Reads a pack's list from the store, unless it is here or known to be bad, and compares it with what is registered."""
+        if number in self._lists:
+            self._lists.move_to_end(number)
+        if number in self._lists or number in self._bad:
+            return
+        pack = self._packs[number]
+        try:
+            footer = await read_range(self._objects, pack.key, pack.size - pack.footer_bytes, pack.footer_bytes)
+            blocks = await self._env.threads.run(decode_footer, footer, pack.key, pack.size)
+        except (Corrupt, Refused, PackGone, NotFound) as exc:
+            self._bad[number] = exc.message
+            return
+        if (blocks.count, blocks.data_bytes) != (pack.blocks, pack.footer_offset):
+            self._bad[number] = f"its list has {blocks.count} blocks, {pack.blocks} are registered"
+            return
+        self._looked_at.add(number)
+        self._lists[number] = blocks
+
+    def _forget_lists(self) -> None:
+        while len(self._lists) > 1 and sum(blocks.memory_bytes for blocks in self._lists.values()) > _LISTS_BYTES:
+            self._lists.popitem(last=False)
+
+    # --- records, history, partial files
+
+    async def _check_items(self, table: str) -> AsyncIterator[CheckStep]:
+        total = await self._db.run(lambda conn: conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
+        after: tuple[object, ...] | None = None
+        done = 0
+        while True:
+            rows, after = await self._db.run(partial(_rows, table=table, after=after))
+            if not rows:
+                return
+            items = [(item, relocate(item.extents, self._moves)) for item in rows]
+            wanted = sorted({pack for _, extents in items for pack in packs_of(extents)} & self._packs.keys())
+            async for _ in in_order(self._load, wanted):
+                pass
+            for item, extents in items:
+                if fault := self._fault(item, extents):
+                    self.problems.append(CheckProblem(item.shown, fault))
+            self._forget_lists()
+            done += len(rows)
+            self.records += len(rows)
+            yield CheckStep(table, done, total)
+
+    def _fault(self, item: _Item, extents: Extents) -> str:
+        """What is wrong with one item; "" also where only its pack is to blame, which is told of the pack."""
+        for pack, place, count in extents:
+            if pack == ZEROS:
+                continue
+            known = self._packs.get(pack)
+            if known is None:
+                return f"it refers to pack {pack}, which is not registered"
+            if known.lost and item.info is not None and item.info.invalid:
+                continue
+            if known.lost:
+                return f"its data was in the pack {known.key}, which is lost"
+            if not 0 <= place <= place + count <= known.blocks:
+                return f"it refers to blocks {place} to {place + count} of the pack {known.key}, which has {known.blocks}"
+        return self._lengths_fault(item.info, extents) if item.info is not None else ""
+
+    def _lengths_fault(self, info: FileInfo, extents: Extents) -> str:
+        if info.type is not FileType.FILE or info.deleted or info.invalid or not info.size:
+            return "it has extents, but no data" if extents else ""
+        wanted = fileinfo.block_lengths(info.size, info.block_size)
+        if sum(extent[2] for extent in extents) != len(wanted):
+            return f"its extents have {sum(extent[2] for extent in extents)} blocks instead of {len(wanted)}"
+        at = 0
+        for pack, place, count in extents:
+            blocks = self._lists.get(pack)
+            if (
+                blocks is not None
+                and blocks.hash_bytes == PLAIN_HASH_BYTES
+                and list(blocks.lengths[place : place + count]) != wanted[at : at + count]
+            ):
+                return f"its blocks {at} to {at + count} in the pack {self._packs[pack].key} have other lengths than the file's"
+            at += count
+        return ""
+
+    # --- the rest of the packs, and data
+
+    async def _check_rest(self) -> AsyncIterator[CheckStep]:
+        """Packs that no record led to."""
+        rest = [p.number for p in self._packs.values() if not p.lost and not p.condemned and p.number not in self._looked_at]
+        done = 0
+        async for _ in in_order(self._load, rest):
+            done += 1
+            self._forget_lists()
+            if done % 100 == 0:
+                yield CheckStep("packs", done, len(rest))
+
+    async def _read_all(self) -> AsyncIterator[CheckStep]:
+        packs = [p for p in self._packs.values() if not p.lost and not p.condemned and p.number not in self._bad]
+        for done, pack in enumerate(packs):
+            yield CheckStep("data", done, len(packs))
+            await self._load(pack.number)
+            if pack.number not in self._bad and (fault := await self._read_pack(pack, self._lists[pack.number])):
+                self._bad[pack.number] = fault
+            self._forget_lists()
+
+    async def _read_pack(self, pack: _Pack, blocks: PackList) -> str:
+        """Reads all blocks of a pack, some megabytes at a time; what is wrong with them."""
+        bad: list[int] = []
+        place = 0
+        while place < blocks.count:
+            end = place + 1
+            while end < blocks.count and blocks.offsets[end + 1] - blocks.offsets[place] <= _READ_BYTES:
+                end += 1
+            start = blocks.offsets[place]
+            try:
+                data = await read_range(self._objects, pack.key, start, blocks.offsets[end] - start)
+            except (Corrupt, PackGone) as exc:
+                return exc.message
+            bad += await self._env.threads.run(_bad_blocks, blocks, place, end, data)
+            self.blocks_read += end - place
+            self.bytes_read += len(data)
+            place = end
+        shown = ", ".join(map(str, bad[:10])) + (" …" if len(bad) > 10 else "")
+        return f"{len(bad)} of its {blocks.count} blocks are damaged: {shown}" if bad else ""
+
+
+def _bad_blocks(blocks: PackList, first: int, end: int, data: bytes) -> list[int]:
+    """The places from `first` to `end` whose bytes in `data` are not what the list names. For a thread."""
+    view, base, bad = memoryview(data), blocks.offsets[first], []
+    for place in range(first, end):
+        stored = view[blocks.offsets[place] - base : blocks.offsets[place + 1] - base]
+        try:
+            plain = compression.decompress(stored, blocks.lengths[place]) if place in blocks.compressed else stored
+        except StnodeError:
+            bad.append(place)
+            continue
+        if blocks.checks is not None:
+            good = xxh3_64(stored) == blocks.checks[place]
+        else:
+            good = hashlib.sha256(plain).digest() == blocks.hashes_of(place)
+        if not good:
+            bad.append(place)
+    return bad
+
+
+def _registered(conn: Connection) -> tuple[dict[int, _Pack], Mapping[int, list[Move]]]:
+    packs: dict[int, _Pack] = {}
+    query = (
+        "SELECT p.number, f.fkey, p.id, p.size, p.blocks, p.footer_offset, p.footer_bytes, p.condemned, p.lost"
+        " FROM packs p JOIN folders f ON f.fid = p.fid"
+    )
+    for number, fkey, name, size, blocks, offset, footer, condemned, lost in conn.execute(query):
+        packs[number] = _Pack(number, layout.pack_key(fkey, name), size, blocks, offset, footer, bool(condemned), bool(lost))
+    moves: dict[int, list[Move]] = {}
+    for pack, place, count, to_pack, to_place in conn.execute(
+        "SELECT pack, place, count, to_pack, to_place FROM relocations ORDER BY pack, place"
+    ):
+        moves.setdefault(pack, []).append(Move(place, count, to_pack, to_place))
+    return packs, moves
+
+
+_TABLES = {
+    "records": ("fid, name", "(fid, name) > (?, ?)", "info"),
+    "history": ("fid, name, seq", "(fid, name, seq) > (?, ?, ?)", "info"),
+    "partials": ("fid, name, version", "(fid, name, version) > (?, ?, ?)", "NULL"),
+}
+
+
+def _rows(conn: Connection, table: str, after: tuple[object, ...] | None) -> tuple[list[_Item], tuple[object, ...] | None]:
+    """The next rows of a table with extents, and the key of the last of them."""
+    key, behind, info = _TABLES[table]
+    where, values = (f"WHERE {behind}", after) if after else ("", ())
+    query = f"SELECT {info}, extents, (SELECT folder_id FROM folders f WHERE f.fid = t.fid), {key} FROM {table} t {where} ORDER BY {key} LIMIT ?"  # noqa: S608
+    found = conn.execute(query, (*values, _BATCH)).fetchall()
+    kind = "" if table == "records" else f" ({'history' if table == 'history' else 'partial file'})"
+    items = [
+        _Item(f"{folder}/{rest[1]}{kind}", fileinfo.from_record(wire) if wire is not None else None, decode_extents(extents))
+        for wire, extents, folder, *rest in found
+    ]
+    return items, tuple(found[-1][3:]) if found else None
+
+
+def _files_in(conn: Connection, pack: int) -> tuple[str, ...]:
+    """Current files with blocks in this pack, moved there or not, as FOLDER/PATH."""
+    sources: Iterable[int] = {pack, *(row[0] for row in conn.execute("SELECT pack FROM relocations WHERE to_pack = ?", (pack,)))}
+    names: list[str] = []
+    for source in sorted(sources):
+        query = (
+            "SELECT f.folder_id, r.name FROM refs x JOIN records r ON r.fid = x.fid AND r.seq = x.seq JOIN folders f ON f.fid = r.fid"
+            " WHERE x.pack = ? LIMIT ?"
+        )
+        names += [f"{folder}/{name}" for folder, name in conn.execute(query, (source, _NAMED - len(names)))]
+    return tuple(names)
