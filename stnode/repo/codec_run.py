@@ -11,7 +11,7 @@ import sys
 from array import array
 from collections.abc import Iterator
 from enum import IntEnum
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 from stnode.repo.container import Kind, damaged, open_next, seal
@@ -113,8 +113,8 @@ def _entries(payload: bytes, group: int, name: str) -> list[Entry]:
     offsets = list(accumulate((0 if size == _REMOVED else size for size in sizes), initial=starts[-1]))
     if offsets[-1] != len(payload):
         raise damaged(name, "the entries of a frame do not fill it")
-    keys = [payload[start:end] for start, end in zip(starts, starts[1:], strict=False)]
-    values = [None if size == _REMOVED else payload[start:end] for size, start, end in zip(sizes, offsets, offsets[1:], strict=False)]
+    keys = [payload[start:end] for start, end in pairwise(starts)]
+    values = [None if size == _REMOVED else payload[start:end] for size, (start, end) in zip(sizes, pairwise(offsets), strict=True)]
     return list(zip(payload[_HEAD.size : _HEAD.size + count], keys, values, strict=True))
 
 

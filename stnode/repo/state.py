@@ -1,0 +1,86 @@
+"""The state at the head of the journal, in SQLite, all in one place for importers; each part has its own module.
+
+`prepare` once per database; then `advance` (or `validate` and `apply`) inside `Database.write`, reads inside `Database.run`.
+"""
+
+from __future__ import annotations
+
+from stnode.db import Database
+from stnode.repo.state_apply import MERGE_INTERVALS_US, apply
+from stnode.repo.state_reads import (
+    FolderState,
+    Head,
+    OldVersion,
+    Pack,
+    Totals,
+    children,
+    condemned,
+    device,
+    devices,
+    features,
+    folder,
+    folder_by_id,
+    folders,
+    get_records,
+    head,
+    intervals,
+    live_children,
+    old_versions,
+    pack_by_id,
+    packs,
+    packs_after,
+    partials,
+    records_since,
+    relocations,
+    resolve,
+    state_hash,
+    totals,
+    walk,
+    walk_history,
+)
+from stnode.repo.state_schema import LAYER, STEPS
+from stnode.repo.state_validate import advance, check_slot, condemned_reference, validate
+
+__all__ = [
+    "MERGE_INTERVALS_US",
+    "FolderState",
+    "Head",
+    "OldVersion",
+    "Pack",
+    "Totals",
+    "advance",
+    "apply",
+    "check_slot",
+    "children",
+    "condemned",
+    "condemned_reference",
+    "device",
+    "devices",
+    "features",
+    "folder",
+    "folder_by_id",
+    "folders",
+    "get_records",
+    "head",
+    "intervals",
+    "live_children",
+    "old_versions",
+    "pack_by_id",
+    "packs",
+    "packs_after",
+    "partials",
+    "prepare",
+    "records_since",
+    "relocations",
+    "resolve",
+    "state_hash",
+    "totals",
+    "validate",
+    "walk",
+    "walk_history",
+]
+
+
+async def prepare(db: Database) -> None:
+    """Creates the tables in a fresh database."""
+    await db.migrate(LAYER, STEPS)
