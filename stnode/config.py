@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from stnode.errors import ConfigError
 
-FolderType = Literal["sendreceive", "sendonly", "receiveonly", "receiveencrypted"]
+FolderType = Literal["sendreceive", "sendonly", "receiveonly"]
 
 _SECRETS = {("store", "access_key_id"), ("store", "secret_access_key"), ("store", "session_token"), ("api", "api_key")}
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -146,29 +146,16 @@ class DeviceWish(_Section):
     addresses: Names = ("dynamic",)
 
 
-class Share(_Section):
-    """A folder's device with settings of its own."""
-
-    name: str
-    encryption_password: str = Field(default="", repr=False)
-
-
-def _share(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
-
-
 class FolderWish(_Section):
     """A folder as config.toml asks for it; `devices` are names or IDs of devices."""
 
     id: str = Field(min_length=1, max_length=64)
     label: str = ""
     type: FolderType = "sendreceive"
-    devices: tuple[Annotated[Share, BeforeValidator(_share)], ...] = ()
+    devices: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     ignore_permissions: bool = False
-    paused: bool = False
     history: str = "30d"
-    objects_up_to: int | Literal["all"] = Field(default=0, union_mode="left_to_right")
 
     @field_validator("history")
     @classmethod

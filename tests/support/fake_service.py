@@ -100,7 +100,7 @@ class FakeService:
 
     async def folder_set(self, folder: str, change: FolderChange) -> FolderSettings:
         old = self._folder(folder)
-        values = {name: getattr(change, name) for name in ("label", "type", "ignore", "ignore_permissions", "paused")}
+        values = {name: getattr(change, name) for name in ("label", "type", "ignore", "ignore_permissions", "history")}
         removed = {self._device(name).id for name in change.remove_devices}
         devices = tuple(peer for peer in old.devices if peer not in removed) + tuple(self._device(name).id for name in change.add_devices)
         new = replace(old, devices=devices, **{name: value for name, value in values.items() if value is not None})
