@@ -24,6 +24,8 @@ from stnode.repo.packlist import Listed, PackGone, PackLists, read_range
 from stnode.repo.verify import verify_batch
 
 WIDEST_READ_CELLS: Final = 8
+CACHE_SHARE: Final = 4
+"""No read is wider than this part of the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Reader:
         self._lists = packlists
         self._env = env
         self._cache = RangeCache(options.cache_bytes)
+        self._widest = max(1, min(WIDEST_READ_CELLS, options.cache_bytes // CACHE_SHARE >> CELL_BITS))
         self._reads: dict[tuple[int, int], _Read] = {}
         self._tasks: set[asyncio.Task[Chunk]] = set()
         self._slots = asyncio.Semaphore(options.reads)
@@ -164,7 +167,7 @@ class Reader:
         serial, offsets = listed.serial, listed.blocks.offsets
         before = self._reads.get((serial, cell - 1))
         window = 2 * (self._cache.window(serial, cell) if before is None else before.window)
-        window = min(max(1, window, last - cell + 1), WIDEST_READ_CELLS)
+        window = min(max(1, window, last - cell + 1), self._widest)
         end_cell = cell + 1
         while end_cell < cell + window and not self._cache.has(serial, end_cell) and (serial, end_cell) not in self._reads:
             end_cell += 1
