@@ -20,7 +20,7 @@ from stnode.errors import Corrupt, NotFound, Refused, StnodeError
 from stnode.objectstore.base import Key, ObjectStore
 from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo, FileType
-from stnode.repo import compression, layout
+from stnode.repo import compression, layout, state
 from stnode.repo.addresses import ZEROS, Move, packs_of, relocate
 from stnode.repo.check_journal import in_order
 from stnode.repo.checkreport import CheckProblem, CheckStep
@@ -28,23 +28,12 @@ from stnode.repo.checksum import xxh3_64
 from stnode.repo.pack import PLAIN_HASH_BYTES, PackList, decode_footer
 from stnode.repo.packlist import PackGone, read_range
 from stnode.repo.records import Extents, decode_extents
+from stnode.repo.state import Pack
 
 _BATCH = 250
 _LISTS_BYTES = 64 << 20
 _READ_BYTES = 8 << 20
 _NAMED = 100
-
-
-@dataclass(frozen=True, slots=True)
-class _Pack:
-    number: int
-    key: Key
-    size: int
-    blocks: int
-    footer_offset: int
-    footer_bytes: int
-    condemned: bool
-    lost: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +57,7 @@ class PackCheck:
         self.records = 0
         self.blocks_read = 0
         self.bytes_read = 0
-        self._packs: dict[int, _Pack] = {}
+        self._packs: dict[int, Pack] = {}
         self._bad: dict[int, str] = {}
         self._looked_at: set[int] = set()
         self._lists: OrderedDict[int, PackList] = OrderedDict()
@@ -88,7 +77,7 @@ class PackCheck:
                 yield step
         for number, fault in sorted(self._bad.items()):
             lost = await self._db.run(partial(_files_in, pack=number))
-            self.problems.append(CheckProblem(self._packs[number].key, fault, lost))
+            self.problems.append(CheckProblem(_key(self._packs[number]), fault, lost))
 
     async def _compare_listing(self) -> None:
         sizes = {meta.key: meta.size_bytes async for meta in self._objects.list("packs/")}
@@ -96,10 +85,10 @@ class PackCheck:
             if pack.lost or pack.condemned:
                 continue
             self.packs += 1
-            if pack.key not in sizes:
+            if _key(pack) not in sizes:
                 self._bad[pack.number] = "it is missing"
-            elif sizes[pack.key] != pack.size:
-                self._bad[pack.number] = f"it has {sizes[pack.key]} bytes instead of {pack.size}"
+            elif sizes[_key(pack)] != pack.size_bytes:
+                self._bad[pack.number] = f"it has {sizes[_key(pack)]} bytes instead of {pack.size_bytes}"
 
     # --- lists
 
@@ -111,8 +100,8 @@ class PackCheck:
             return
         pack = self._packs[number]
         try:
-            footer = await read_range(self._objects, pack.key, pack.size - pack.footer_bytes, pack.footer_bytes)
-            blocks = await self._env.threads.run(decode_footer, footer, pack.key, pack.size)
+            footer = await read_range(self._objects, _key(pack), pack.size_bytes - pack.footer_bytes, pack.footer_bytes)
+            blocks = await self._env.threads.run(decode_footer, footer, _key(pack), pack.size_bytes)
         except (Corrupt, Refused, PackGone, NotFound) as exc:
             self._bad[number] = exc.message
             return
@@ -159,9 +148,9 @@ class PackCheck:
             if known.lost and item.info is not None and item.info.invalid:
                 continue
             if known.lost:
-                return f"its data was in the pack {known.key}, which is lost"
+                return f"its data was in the pack {_key(known)}, which is lost"
             if not 0 <= place <= place + count <= known.blocks:
-                return f"it refers to blocks {place} to {place + count} of the pack {known.key}, which has {known.blocks}"
+                return f"it refers to blocks {place} to {place + count} of the pack {_key(known)}, which has {known.blocks}"
         return self._lengths_fault(item.info, extents) if item.info is not None else ""
 
     def _lengths_fault(self, info: FileInfo, extents: Extents) -> str:
@@ -178,7 +167,7 @@ class PackCheck:
                 and blocks.hash_bytes == PLAIN_HASH_BYTES
                 and list(blocks.lengths[place : place + count]) != wanted[at : at + count]
             ):
-                return f"its blocks {at} to {at + count} in the pack {self._packs[pack].key} have other lengths than the file's"
+                return f"its blocks {at} to {at + count} in the pack {_key(self._packs[pack])} have other lengths than the file's"
             at += count
         return ""
 
@@ -203,7 +192,7 @@ class PackCheck:
                 self._bad[pack.number] = fault
             self._forget_lists()
 
-    async def _read_pack(self, pack: _Pack, blocks: PackList) -> str:
+    async def _read_pack(self, pack: Pack, blocks: PackList) -> str:
         """Reads all blocks of a pack, some megabytes at a time; what is wrong with them."""
         bad: list[int] = []
         place = 0
@@ -213,7 +202,7 @@ class PackCheck:
                 end += 1
             start = blocks.offsets[place]
             try:
-                data = await read_range(self._objects, pack.key, start, blocks.offsets[end] - start)
+                data = await read_range(self._objects, _key(pack), start, blocks.offsets[end] - start)
             except (Corrupt, PackGone) as exc:
                 return exc.message
             bad += await self._env.threads.run(_bad_blocks, blocks, place, end, data)
@@ -243,14 +232,12 @@ def _bad_blocks(blocks: PackList, first: int, end: int, data: bytes) -> list[int
     return bad
 
 
-def _registered(conn: Connection) -> tuple[dict[int, _Pack], Mapping[int, list[Move]]]:
-    packs: dict[int, _Pack] = {}
-    query = (
-        "SELECT p.number, f.fkey, p.id, p.size, p.blocks, p.footer_offset, p.footer_bytes, p.condemned, p.lost"
-        " FROM packs p JOIN folders f ON f.fid = p.fid"
-    )
-    for number, fkey, name, size, blocks, offset, footer, condemned, lost in conn.execute(query):
-        packs[number] = _Pack(number, layout.pack_key(fkey, name), size, blocks, offset, footer, bool(condemned), bool(lost))
+def _key(pack: Pack) -> Key:
+    return layout.pack_key(pack.fkey, pack.id)
+
+
+def _registered(conn: Connection) -> tuple[dict[int, Pack], Mapping[int, list[Move]]]:
+    packs = {pack.number: pack for pack in state.packs_after(conn, 0, 1 << 60)}
     moves: dict[int, list[Move]] = {}
     for pack, place, count, to_pack, to_place in conn.execute(
         "SELECT pack, place, count, to_pack, to_place FROM relocations ORDER BY pack, place"
