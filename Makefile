@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Where `make run` keeps the node: its keys, its configuration and, unless configured otherwise, the embedded store.
+# Where `make run` keeps the node: its keys, its configuration and, unless configured otherwise, the embedded store. The same as
+# `stnode` uses by itself.
 STNODE_HOME ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/stnode
+export STNODE_HOME
 PYTEST_ARGS ?=
 
 .PHONY: help run test check soak bench proto fmt
@@ -30,8 +32,9 @@ $(VENV)/.dev-installed: pyproject.toml | $(BIN)/python
 
 # Prints the device ID and the page's address, then runs until Ctrl-C.
 run: $(VENV)/.run-installed
-	@test -e "$(STNODE_HOME)/config.toml" || $(BIN)/stnode --home "$(STNODE_HOME)" init
-	@exec $(BIN)/stnode --home "$(STNODE_HOME)" run
+	@test -e "$(STNODE_HOME)/config.toml" || $(BIN)/stnode init
+	@echo "device ID: $$($(BIN)/stnode id)"
+	@exec $(BIN)/stnode run
 
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.support.install
@@ -42,16 +45,18 @@ check: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+	$(BIN)/python -m tests.support.architecture
 
 SOAK_S ?= 600
 soak: $(VENV)/.dev-installed
 	SOAK_S=$(SOAK_S) $(BIN)/python -m pytest --timeout=0 tests/sim tests/fuzz $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev-installed
-	@set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in $$(grep -l '^if __name__' bench/*.py); do echo "== $$script"; $(BIN)/python $$script; done
 
 proto: $(VENV)/.dev-installed
-	$(BIN)/python -m tests.support.proto
+	$(BIN)/python proto/generate.py
 
 fmt: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix-only --exit-zero .
