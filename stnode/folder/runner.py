@@ -11,7 +11,9 @@ Not responsible for: connections (node), what the peers' indexes mean (index), j
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from sqlite3 import Connection
 from typing import Any, Protocol
 
@@ -23,10 +25,11 @@ from stnode.folder.index import Needed, NeedKind
 from stnode.folder.planner import Job, Reuse, plan_file
 from stnode.folder.server import BlockServer
 from stnode.folder.transfer import Limits, Source, Transfer
+from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.messages import Index
 from stnode.repo import state
-from stnode.repo.records import Applied, Draft, DraftSet, SetKind, Status
+from stnode.repo.records import Applied, Draft, DraftSet, Extents, SetKind, Status
 from stnode.repo.settings import FolderSettings
 from stnode.repo.store import Store
 from stnode.telemetry import get_logger
@@ -47,6 +50,20 @@ class Peer(Source, Protocol):
 
     def announce(self, fid: int) -> None:
         """Records newer than what this peer was sent may exist; returns at once."""
+
+    async def send_cluster_config(self) -> None:
+        """Says anew what we share and what we hold of the peer's index, which makes it send what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the database has of a window of needed names: global versions, devices that have them, extents of our record where only
+    metadata differs, and runs of unfinished downloads of that very version."""
+
+    infos: dict[str, FileInfo]
+    sources: dict[str, list[int]]
+    same: dict[str, Extents]
+    partials: dict[str, tuple[Reuse, ...]]
 
 
 class FolderRunner:
@@ -83,7 +100,7 @@ class FolderRunner:
 
     async def start(self) -> None:
         """Begins pulling; evaluates need once, since settings or records may have changed while the folder was not run."""
-        await self._db.write(lambda conn: index.evaluate_all(conn, self.fid, self.settings))
+        await self._evaluate_all()
         self._spawn(self._pull_loop(), "pull")
         self._spawn(self._recheck_loop(), "recheck")
         self._wake.set()
@@ -114,6 +131,11 @@ class FolderRunner:
 
     async def begin_index(self, device: int, index_id: int) -> None:
         """The device's ClusterConfig names this index ID for the folder: another one than before drops what we had of it."""
+        held = await self._db.run(lambda conn: index.index_state(conn, self.fid, device))
+        if held.index_id != index_id and held.max_sequence:
+            # In steps, so that a million entries do not hold the database for seconds.
+            while not await self._db.write(lambda conn: index.drop_step(conn, self.fid, device)):
+                pass
         await self._db.write(lambda conn: index.begin_index(conn, self.fid, device, index_id))
         self._wake.set()
 
@@ -175,16 +197,30 @@ class FolderRunner:
             self._recheck_wake.clear()
             names, self._recheck = sorted(self._recheck), set()
             every, self._recheck_all = self._recheck_all, False
-            settings = self.settings
             if every:
-                await self._db.write(lambda conn, settings=settings: index.evaluate_all(conn, self.fid, settings))
+                await self._evaluate_all()
             if names:
-                await self._db.write(lambda conn, names=names, settings=settings: index.recheck(conn, self.fid, names, settings))
+                await self._db.write(partial(index.recheck, fid=self.fid, names=names, settings=self.settings))
             self._active.difference_update(names)
             self._deleting.difference_update(names)
             self._progress.set()
             if every or self._round_errors:
                 self._wake.set()
+
+    async def _evaluate_all(self) -> None:
+        """Need from the beginning; who has content that we dropped as known, and lost since, is asked for its index again."""
+
+        def work(conn: Connection) -> list[int]:
+            index.evaluate_all(conn, self.fid, self.settings)
+            devices = index.missing_content(conn, self.fid)
+            for device in devices:
+                index.forget(conn, self.fid, device)
+            return devices
+
+        for device in await self._db.write(work):
+            peer = self.peers.get(device)
+            if peer is not None:
+                await peer.send_cluster_config()
 
     # --- pulling
 
@@ -219,7 +255,7 @@ class FolderRunner:
         """Once over everything that is needed now; content first, deletions last."""
         after = ""
         while True:
-            window = await self._db.run(lambda conn, after=after: index.next_needed(conn, self.fid, after, _WINDOW, deletes=False))
+            window = await self._db.run(partial(index.next_needed, fid=self.fid, after=after, limit=_WINDOW, deletes=False))
             if not window:
                 break
             after = window[-1].name
@@ -237,21 +273,15 @@ class FolderRunner:
         """Drafts for what the store can do alone, jobs for the rest."""
         if not window:
             return
-        names = [needed.name for needed in window]
-
-        def read(conn: Connection) -> tuple[dict[str, FileInfo], dict[str, list[int]], dict[str, tuple[Reuse, ...]]]:
-            infos = index.needed_info(conn, self.fid, names)
-            files = [name for name, info in infos.items() if info.block_hashes]
-            return infos, index.sources(conn, self.fid, files), state.partial_runs(conn, self.fid, [infos[name] for name in files])
-
-        infos, sources, partials = await self._db.run(read)
-        drafts = [Draft(self.fid, info, ()) for info in infos.values() if not info.deleted and (not info.block_hashes or not info.size)]
-        files = [info for info in infos.values() if not info.deleted and info.block_hashes and info.size]
+        known = await self._db.run(partial(self._read_window, window=window))
+        drafts = [Draft(self.fid, info, known.same.get(name, ())) for name, info in known.infos.items() if name in known.same or not info.size]
+        files = [info for name, info in known.infos.items() if name not in known.same and info.size]
         jobs: list[Job] = []
         for info, reuse in zip(files, await self._store.dedupe.find(self.fid, files), strict=True):
             self._job_ids += 1
-            devices = [device for device in sources.get(info.name, ()) if device in self.peers]
-            job = plan_file(self._job_ids, info, devices, (*partials.get(info.name, ()), *reuse), self._store.packer.target_bytes)
+            devices = [device for device in known.sources.get(info.name, ()) if device in self.peers]
+            large = self._store.packer.options.target_bytes
+            job = plan_file(self._job_ids, info, devices, (*known.partials.get(info.name, ()), *reuse), large)
             if not job.missing:
                 drafts.append(Draft(self.fid, info, job.extents()))
             elif devices:
@@ -263,16 +293,36 @@ class FolderRunner:
         self.transfer.add(jobs)
         self._submit(drafts)
 
+    def _read_window(self, conn: Connection, window: Sequence[Needed]) -> _Known:
+        infos = index.needed_info(conn, self.fid, [needed.name for needed in window])
+        same = [needed.name for needed in window if needed.kind is NeedKind.METADATA and needed.size]
+        files = [name for name, info in infos.items() if info.size]
+        return _Known(
+            infos,
+            index.sources(conn, self.fid, files),
+            {name: record.extents for name, record in state.get_records(conn, self.fid, same).items()} if same else {},
+            self._partial_runs(conn, infos) if files else {},
+        )
+
+    def _partial_runs(self, conn: Connection, infos: Mapping[str, FileInfo]) -> dict[str, tuple[Reuse, ...]]:
+        """What unfinished downloads, ours or a sibling's, have of these very versions."""
+        found: dict[str, tuple[Reuse, ...]] = {}
+        for partial_file, _ in state.partials(conn, self.fid):
+            info = infos.get(partial_file.name)
+            if info is not None and partial_file.blocks_hash == fileinfo.blocks_hash(info.block_hashes):
+                found[info.name] = (*found.get(info.name, ()), *zip(partial_file.starts, partial_file.extents, strict=True))
+        return found
+
     async def _delete(self) -> None:
         """Deletions of this pass: files and symlinks in any order, then directories deepest first, in one go."""
         after, found = "", list[Needed]()
-        while window := await self._db.run(lambda conn, after=after: index.next_needed(conn, self.fid, after, _WINDOW, deletes=True)):
+        while window := await self._db.run(partial(index.next_needed, fid=self.fid, after=after, limit=_WINDOW, deletes=True)):
             after = window[-1].name
             found += [needed for needed in window if needed.name not in self._deleting]
         found.sort(key=lambda needed: (needed.kind is NeedKind.DELETE_DIRECTORY, -needed.name.count("/")))
         for start in range(0, len(found), _WINDOW):
             names = [needed.name for needed in found[start : start + _WINDOW]]
-            infos = await self._db.run(lambda conn, names=names: index.needed_info(conn, self.fid, names))
+            infos = await self._db.run(partial(index.needed_info, fid=self.fid, names=names))
             drafts = [Draft(self.fid, infos[name], ()) for name in names if name in infos]
             self._deleting.update(draft.info.name for draft in drafts)
             self._submit(drafts)
@@ -320,6 +370,6 @@ class FolderRunner:
 
     async def _commit_partial(self, job: Job) -> None:
         try:
-            await self._store.submit_partial(self.fid, job.info.name, job.info.version, job.known_runs())
+            await self._store.submit_partial(self.fid, job.info, job.known_runs())
         except StnodeError as exc:
             _log.warning("partial file not kept", folder=self.settings.folder_id, file=job.info.name, error=exc.message)

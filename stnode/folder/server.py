@@ -30,6 +30,7 @@ Reply = Callable[[int, memoryview | bytes, ErrorCode], None]
 
 _log = get_logger(__name__)
 _CACHED_RECORDS = 4096
+_OLD_VERSIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +145,11 @@ class BlockServer:
     async def _answer_old(self, request: Request, reply: Reply) -> None:
         """The peer still pulls a version that was replaced: history may hold it (fewer failed rounds)."""
 
-        def read(conn: Connection) -> Sequence[Record]:
-            return state.history_of(conn, self._fid, request.name, limit=8)
+        def read(conn: Connection) -> list[Record]:
+            return [old.record for old in state.old_versions(conn, self._fid, request.name)]
 
         try:
-            for record in await self._db.run(read):
+            for record in (await self._db.run(read))[:_OLD_VERSIONS]:
                 index, offset = divmod(request.offset, record.info.block_size or 1)
                 if offset or request.offset >= record.info.size or not record.extents:
                     continue

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from sqlite3 import Connection
 
 from stnode.clock import Env, Tasks
 from stnode.db import Database
 from stnode.errors import StnodeError
 from stnode.folder import index
+from stnode.folder.index import IndexState
 from stnode.folder.runner import FolderRunner
 from stnode.net import base as net
 from stnode.net.identity import Identity
@@ -244,11 +246,8 @@ class Connections:
         await self._store.follow_to_head()
         runners = self._shared_with(session.device_id)
 
-        def read(conn: Connection) -> list[tuple[int, tuple[int, int]]]:
-            return [
-                (state.last_sequence(conn, runner.fid), index.remote_state(conn, runner.fid, session.device))
-                for runner in runners
-            ]
+        def read(conn: Connection) -> list[tuple[int, IndexState]]:
+            return [(_numbers_of(conn, runner.fid)[0], index.index_state(conn, runner.fid, session.device)) for runner in runners]
 
         views = await self._db.run(read)
         return ClusterConfig(
@@ -258,7 +257,7 @@ class Connections:
             )
         )
 
-    def _entries(self, settings: FolderSettings, session: Session, last_sequence: int, theirs: tuple[int, int]) -> tuple[ClusterDevice, ...]:
+    def _entries(self, settings: FolderSettings, session: Session, last_sequence: int, theirs: IndexState) -> tuple[ClusterDevice, ...]:
         """Our own entry first, then every device that shares the folder."""
         own = ClusterDevice(
             self._identity.device_id, name=self._hello.device_name, max_sequence=last_sequence, index_id=settings.index_id
@@ -268,7 +267,7 @@ class Connections:
             device = self._devices().get(DeviceID(shared.device_id))
             if device is None or device.device_id == self._identity.device_id:
                 continue
-            index_id, max_sequence = theirs if device.device_id == session.device_id else (0, 0)
+            held = theirs if device.device_id == session.device_id else IndexState()
             entries.append(
                 ClusterDevice(
                     DeviceID(device.device_id),
@@ -276,9 +275,9 @@ class Connections:
                     addresses=device.addresses,
                     compression=Compression[device.compression.upper()],
                     cert_name=device.cert_name,
-                    max_sequence=max_sequence,
+                    max_sequence=held.max_sequence,
                     introducer=device.introducer,
-                    index_id=index_id,
+                    index_id=held.index_id,
                 )
             )
         return tuple(entries)
@@ -295,10 +294,16 @@ class Connections:
                     self.pending_folders[(session.device_id, folder.id)] = folder.label
             elif theirs is not None and ours is not None and not folder.paused:
                 fid = runner.fid
-                last, intervals = await self._db.run(lambda conn, fid=fid: (state.last_sequence(conn, fid), state.intervals(conn, fid)))
+                last, intervals = await self._db.run(partial(_numbers_of, fid=fid))
                 start = announce.decide(runner.settings.index_id, last, intervals, ours.index_id, ours.max_sequence)
                 shared[folder.id] = (runner, theirs.index_id, start)
         return shared
+
+
+def _numbers_of(conn: Connection, fid: int) -> tuple[int, list[tuple[int, int]]]:
+    """The highest sequence number of a folder, and the ranges that were ever assigned."""
+    folder = state.folder(conn, fid)
+    return (folder.last_sequence if folder is not None else 0), state.intervals(conn, fid)
 
 
 def _static(settings: DeviceSettings) -> tuple[str, ...]:

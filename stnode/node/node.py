@@ -198,5 +198,7 @@ def _store_options(config: Config) -> StoreOptions:
         secret_access_key=store.secret_access_key,
         session_token=store.session_token,
         concurrency=store.concurrency,
-        daily_request_budget=store.requests_per_day or 0,
+        daily_request_budget=store.daily_request_budget,
+        addressing_style=store.addressing_style,
+        ca_file=store.ca_file,
     )
