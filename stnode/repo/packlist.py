@@ -67,7 +67,7 @@ class PackRegistry(Protocol):
     def by_id(self, conn: Connection, ids: Collection[str]) -> Mapping[str, PackEntry]: ...
 
     def moves(self, conn: Connection, pack: int) -> Sequence[Move]:
-        """Where blocks of the pack have moved, sorted by place."""
+        """Where blocks of the pack are now, sorted by place, moves of moves followed."""
         ...
 
     def extents(self, conn: Connection, fid: int, names: Sequence[str]) -> Mapping[str, Extents]:
