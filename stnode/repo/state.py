@@ -1,12 +1,12 @@
 """The state at the head of the journal, in SQLite, all in one place for importers; each part has its own module.
 
-`prepare` once per database; then `advance` (or `validate` and `apply`) inside `Database.write`, reads inside `Database.run`.
+`prepare` once per database; then `apply` inside `Database.write`, `validate` and reads inside `Database.run`.
 """
 
 from __future__ import annotations
 
 from stnode.db import Database
-from stnode.repo.state_apply import MERGE_INTERVALS_US, apply
+from stnode.repo.state_apply import MERGE_INTERVALS_US
 from stnode.repo.state_reads import (
     FolderState,
     Head,
@@ -24,11 +24,13 @@ from stnode.repo.state_reads import (
     get_records,
     head,
     intervals,
+    last_sequence,
     live_children,
     old_versions,
     pack_by_id,
     packs,
     packs_after,
+    partial_runs,
     partials,
     records_since,
     relocations,
@@ -39,7 +41,7 @@ from stnode.repo.state_reads import (
     walk_history,
 )
 from stnode.repo.state_schema import LAYER, STEPS
-from stnode.repo.state_validate import advance, check_slot, condemned_reference, validate
+from stnode.repo.state_validate import apply, check_slot, condemned_reference, validate
 
 __all__ = [
     "MERGE_INTERVALS_US",
@@ -48,7 +50,6 @@ __all__ = [
     "OldVersion",
     "Pack",
     "Totals",
-    "advance",
     "apply",
     "check_slot",
     "children",
@@ -63,11 +64,13 @@ __all__ = [
     "get_records",
     "head",
     "intervals",
+    "last_sequence",
     "live_children",
     "old_versions",
     "pack_by_id",
     "packs",
     "packs_after",
+    "partial_runs",
     "partials",
     "prepare",
     "records_since",

@@ -36,7 +36,9 @@ MERGE_INTERVALS_US: Final = 60_000_000
 """Intervals of assigned numbers less than this apart are one."""
 
 
-def apply(conn: sqlite3.Connection, slot: Slot, slot_sha: bytes, body: Body, *, own: bool = False, void: str | None = None) -> Applied:
+def write_commit(
+    conn: sqlite3.Connection, slot: Slot, slot_sha: bytes, body: Body, *, own: bool = False, void: str | None = None
+) -> Applied:
     """Moves the state from commit n - 1 to n. `slot_sha` is the SHA-256 of the slot's object; `void` is what validation said."""
     folders: dict[int, AppliedFolder] = {}
     changes = Changes(conn, slot.number)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stnode.protocol.fileinfo import from_record
+from stnode.protocol.vector import Vector, from_wire
 from stnode.repo.codec_body import Partial, Relocation, decode_partial
 from stnode.repo.codec_run import Space
 from stnode.repo.records import Extent, Record, decode_extents
@@ -147,6 +148,12 @@ def intervals(conn: sqlite3.Connection, fid: int) -> list[tuple[int, int]]:
     return conn.execute("SELECT start, last FROM intervals WHERE fid = ? ORDER BY start", (fid,)).fetchall()
 
 
+def last_sequence(conn: sqlite3.Connection, fid: int) -> int:
+    """The highest number assigned in a folder, 0 before its first record."""
+    row = conn.execute("SELECT last_sequence FROM folders WHERE fid = ?", (fid,)).fetchone()
+    return int(row[0]) if row else 0
+
+
 def features(conn: sqlite3.Connection) -> tuple[str, ...]:
     """Features that commits have switched on."""
     return tuple(row[0] for row in conn.execute("SELECT name FROM features ORDER BY name"))
@@ -234,10 +241,10 @@ def live_children(conn: sqlite3.Connection, fid: int, names: Sequence[str]) -> s
 # ---- history, partial files ----------------------------------------------------------------------------------------
 
 
-def old_versions(conn: sqlite3.Connection, fid: int, name: str) -> list[OldVersion]:
-    """Retained versions of a name, newest first."""
-    query = f"SELECT {_RECORD}, superseded_us FROM history WHERE fid = ? AND name = ? ORDER BY seq DESC"  # noqa: S608
-    return [OldVersion(_record(fid, row[:5]), row[5]) for row in conn.execute(query, (fid, name))]
+def old_versions(conn: sqlite3.Connection, fid: int, name: str, *, limit: int = 1 << 30) -> list[OldVersion]:
+    """Retained versions of a name, newest first, at most `limit`."""
+    query = f"SELECT {_RECORD}, superseded_us FROM history WHERE fid = ? AND name = ? ORDER BY seq DESC LIMIT ?"  # noqa: S608
+    return [OldVersion(_record(fid, row[:5]), row[5]) for row in conn.execute(query, (fid, name, limit))]
 
 
 def walk_history(conn: sqlite3.Connection, fid: int, prefix: str, after: tuple[str, int], limit: int) -> list[OldVersion]:
@@ -254,6 +261,21 @@ def partials(conn: sqlite3.Connection, fid: int) -> list[tuple[Partial, int]]:
     """Partial files of a folder with the store time (µs) at which each was last renewed."""
     query = "SELECT partial, extents, renewed_us FROM partials WHERE fid = ? ORDER BY name, version"
     return [(decode_partial(wire, extents), renewed_us) for wire, extents, renewed_us in conn.execute(query, (fid,))]
+
+
+def partial_runs(conn: sqlite3.Connection, fid: int, wanted: Sequence[tuple[str, Vector]]) -> dict[str, tuple[tuple[int, Extent], ...]]:
+    """Blocks already stored of versions that are still being pulled: per name, (block number, extent) ascending. Names without any
+    are left out."""
+    query = "SELECT version, partial, extents FROM partials WHERE fid = ? AND name = ?"
+    found: dict[str, tuple[tuple[int, Extent], ...]] = {}
+    if conn.execute("SELECT 1 FROM partials WHERE fid = ? LIMIT 1", (fid,)).fetchone() is None:
+        return found
+    for name, version in wanted:
+        for wire, partial, extents in conn.execute(query, (fid, name)):
+            if from_wire(wire) == version:
+                decoded = decode_partial(partial, extents)
+                found[name] = tuple(sorted(zip(decoded.starts, decoded.extents, strict=True)))
+    return found
 
 
 # ---- packs ---------------------------------------------------------------------------------------------------------

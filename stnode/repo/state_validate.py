@@ -19,7 +19,7 @@ from stnode.repo.codec_slot import Slot, check_features
 from stnode.repo.layout import is_id, minted_us
 from stnode.repo.pb import store_pb2 as pb
 from stnode.repo.records import Applied, Extents, decode_extents
-from stnode.repo.state_apply import apply
+from stnode.repo.state_apply import write_commit
 from stnode.repo.state_reads import Head, head, resolve
 
 HORIZON_AGE_US: Final = 86_400_000_000
@@ -51,14 +51,14 @@ def validate(conn: sqlite3.Connection, slot: Slot, body: Body) -> str | None:
         return reason
     conn.execute("SAVEPOINT trial")
     try:
-        apply(conn, slot, bytes(32), body)
+        write_commit(conn, slot, bytes(32), body)
         return condemned_reference(conn, body.packs_condemned)
     finally:
         conn.execute("ROLLBACK TO trial")
         conn.execute("RELEASE trial")
 
 
-def advance(conn: sqlite3.Connection, slot: Slot, slot_sha: bytes, body: Body | None, *, own: bool = False) -> Applied:
+def apply(conn: sqlite3.Connection, slot: Slot, slot_sha: bytes, body: Body | None, *, own: bool = False) -> Applied:
     """Validates and applies the next commit. `body` may be None only where `check_slot` gave a reason. Errors as `check_slot`."""
     reason = check_slot(conn, slot)
     if reason is None:
@@ -68,14 +68,14 @@ def advance(conn: sqlite3.Connection, slot: Slot, slot_sha: bytes, body: Body | 
     content = EMPTY if body is None else body
     if reason is None and content.packs_condemned:
         conn.execute("SAVEPOINT trial")
-        applied = apply(conn, slot, slot_sha, content, own=own)
+        applied = write_commit(conn, slot, slot_sha, content, own=own)
         reason = condemned_reference(conn, content.packs_condemned)
         if reason is None:
             conn.execute("RELEASE trial")
             return applied
         conn.execute("ROLLBACK TO trial")
         conn.execute("RELEASE trial")
-    return apply(conn, slot, slot_sha, content, own=own, void=reason)
+    return write_commit(conn, slot, slot_sha, content, own=own, void=reason)
 
 
 class _Rules:
