@@ -19,7 +19,7 @@ from stnode.folder.types import LocalFlag, NeedKind
 from stnode.protocol import fileinfo, vector
 from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.protocol.pb import bep_pb2 as pb
-from stnode.protocol.vector import Ordering
+from stnode.protocol.vector import Ordering, Vector
 
 
 class Entry(NamedTuple):
@@ -58,7 +58,7 @@ class Need(NamedTuple):
     content: int | None
 
 
-_KIND = {FileType.FILE: NeedKind.FILE, FileType.DIRECTORY: NeedKind.DIRECTORY, FileType.SYMLINK: NeedKind.SYMLINK}
+KIND = {FileType.FILE: NeedKind.FILE, FileType.DIRECTORY: NeedKind.DIRECTORY, FileType.SYMLINK: NeedKind.SYMLINK}
 
 
 class Item:
@@ -77,41 +77,65 @@ class Item:
             return False
         return not self._counts or not self._covers(entry.version)
 
-    def best(self, entries: Iterable[Entry]) -> Entry | None:
-        """The winner among the devices' valid entries; None if there is none."""
-        best: Entry | None = None
+    def winner(self, entries: Iterable[Entry]) -> Entry | None:
+        """The entry that has the global version; None if our own record has it, or nobody. Of versions that no other contains the later
+        modified one wins, then the greater vector; going from pair to pair instead would depend on the order of the devices."""
+        differing: dict[bytes, Entry] = {}
         for entry in entries:
-            if not entry.flags & INVALID and (best is None or (entry.version != best.version and _beats(entry, best))):
-                best = entry
-        return best
+            if not entry.flags & INVALID:
+                differing.setdefault(entry.version, entry)
+        if not differing or (self._counts and len(differing) == 1 and self._own is not None and self._own.version in differing):
+            return None
+        if len(differing) == 1 and not self._counts:
+            return next(iter(differing.values()))
+        return self._winner_of(differing)
 
-    def need(self, best: Entry, entries: Sequence[Entry], takes_nothing: bool) -> Need | None:
-        """What we need if `best` is the best of the others' `entries`; None if our own record will do."""
+    def _winner_of(self, differing: dict[bytes, Entry]) -> Entry | None:
+        vectors: list[tuple[Vector, Entry | None]] = [(vector.from_wire(version), entry) for version, entry in differing.items()]
+        if self._counts and self._own is not None:
+            # First, so that of equal versions ours counts.
+            vectors.insert(0, (vector.from_wire(self._own.version), None))
+        winner: tuple[Vector, Entry | None] | None = None
+        for at, (mine, entry) in enumerate(vectors):
+            if any(_contains(theirs, mine, at > other) for other, (theirs, _) in enumerate(vectors) if other != at):
+                continue
+            if winner is None or self._is_later(mine, entry, *winner):
+                winner = (mine, entry)
+        return None if winner is None else winner[1]
+
+    def _is_later(self, a: Vector, entry_a: Entry | None, b: Vector, entry_b: Entry | None) -> bool:
+        modified_a, modified_b = (self._own_modified() if entry is None else entry.modified for entry in (entry_a, entry_b))
+        return modified_a > modified_b if modified_a != modified_b else vector.compare(a, b) is Ordering.CONCURRENT_GREATER
+
+    def need(self, winner: Entry, entries: Sequence[Entry], takes_nothing: bool, before: Need | None) -> Need | None:
+        """What we need to have the version of `winner`, one of `entries`; None if our own record will do. `before` is what we needed so
+        far."""
         own = self._own
         live = own is not None and not own.deleted
-        deleted = best.flags & DELETED
-        if (deleted and not live) or self._satisfies(best):
+        deleted = winner.flags & DELETED
+        if (deleted and not live) or self._suffices(winner.version):
             return None
-        content = best.content
+        content = winner.content
         if content is None:
-            content = next((entry.content for entry in entries if entry.version == best.version and entry.content is not None), None)
+            content = next((entry.content for entry in entries if entry.version == winner.version and entry.content is not None), None)
+        if before is not None and not live and not before.replaces and before.version == winner.version and before.held == takes_nothing:
+            return before if before.content == content else before._replace(content=content)
         held, blocks = takes_nothing, 0
-        kind = self._kind(best)
-        if live and not deleted and (alike := self._alike(best, content)) is not None:
+        kind = self._kind(winner)
+        if live and not deleted and (alike := self._alike(winner, content)) is not None:
             kind, held = NeedKind.METADATA, takes_nothing and not alike
-        if kind is NeedKind.FILE or (kind is NeedKind.METADATA and best.size):
-            blocks = self._blocks(best, content)
-        return Need(kind, int(held), best.size, blocks, int(live), own.size if own is not None and live else 0, best.version, content)
+        if kind is NeedKind.FILE or (kind is NeedKind.METADATA and winner.size):
+            blocks = self._blocks(winner, content)
+        return Need(kind, int(held), winner.size, blocks, int(live), own.size if own is not None and live else 0, winner.version, content)
 
-    def marked(self, best: Entry | None, entries: Sequence[Entry]) -> Sequence[Entry]:
+    def marked(self, winner: Entry | None, entries: Sequence[Entry]) -> Sequence[Entry]:
         """The entries with marks for who has the global version, and who has a live item where it is a deletion."""
         own = self._own
-        if best is None or (own is not None and self._counts and self._satisfies(best)):
-            if own is None or not self._counts:
-                return entries if not any(entry.flags & MARKS for entry in entries) else [_mark(entry, 0) for entry in entries]
+        version, deleted = b"", 0
+        if winner is not None:
+            version, deleted = winner.version, winner.flags & DELETED
+        elif own is not None and self._counts:
             version, deleted = own.version, own.deleted
-        else:
-            version, deleted = best.version, best.flags & DELETED
         marked = []
         for entry in entries:
             mark = 0
@@ -120,46 +144,32 @@ class Item:
                     mark = 0 if entry.flags & DELETED else LACKS_DELETE
                 elif entry.version == version:
                     mark = HAS
-            marked.append(entry if entry.flags & MARKS == mark else _mark(entry, mark))
+            marked.append(entry if entry.flags & MARKS == mark else entry._replace(flags=entry.flags & ~MARKS | mark))
         return marked
 
     def _covers(self, version: bytes) -> bool:
         own = self._own
         return own is not None and (own.version == version or vector.covers(vector.from_wire(own.version), vector.from_wire(version)))
 
-    def _satisfies(self, best: Entry) -> bool:
-        """True if our own record makes `best` needless: it covers it, or is the concurrent winner."""
+    def _suffices(self, version: bytes) -> bool:
+        """True if our record, though not global itself (a local change that is not announced), is made on this version."""
         own = self._own
-        if own is None or own.invalid or own.flags & LocalFlag.MUST_FETCH:
-            return False
-        if self._covers(best.version):
-            return True
-        return self._counts and self._wins(best)
+        return own is not None and not own.invalid and not own.flags & LocalFlag.MUST_FETCH and self._covers(version)
 
-    def _wins(self, best: Entry) -> bool:
-        own = self._own
-        assert own is not None
-        order = vector.compare(vector.from_wire(own.version), vector.from_wire(best.version))
-        if order not in (Ordering.CONCURRENT_GREATER, Ordering.CONCURRENT_LESSER):
-            return False
-        info = self._own_info()
-        modified = info.modified_s * 1_000_000_000 + info.modified_ns
-        return modified > best.modified if modified != best.modified else order is Ordering.CONCURRENT_GREATER
-
-    def _kind(self, best: Entry) -> NeedKind:
-        kind = FileType(best.flags >> TYPE_SHIFT & 7)
-        if not best.flags & DELETED:
-            return _KIND[kind]
+    def _kind(self, winner: Entry) -> NeedKind:
+        kind = FileType(winner.flags >> TYPE_SHIFT & 7)
+        if not winner.flags & DELETED:
+            return KIND[kind]
         # What is to be deleted is our item, whatever the device took it for.
         own = self._own
         return NeedKind.DELETE_DIRECTORY if own is not None and own.type == FileType.DIRECTORY else NeedKind.DELETE
 
-    def _alike(self, best: Entry, content: int | None) -> bool | None:
+    def _alike(self, winner: Entry, content: int | None) -> bool | None:
         """None if the content differs from ours, as far as can be told without our hashes; else whether all the rest is the same."""
         own = self._own
-        if own is None or own.type != best.flags >> TYPE_SHIFT & 7 or own.size != best.size or own.flags & LocalFlag.MUST_FETCH:
+        if own is None or own.type != winner.flags >> TYPE_SHIFT & 7 or own.size != winner.size or own.flags & LocalFlag.MUST_FETCH:
             return None
-        theirs = self._info(best, content)
+        theirs = self._info(winner, content)
         if theirs is None:
             return None
         ours = self._own_info()
@@ -169,8 +179,8 @@ class Item:
             return False
         return ours.type is not FileType.FILE or (ours.modified_s, ours.modified_ns) == (theirs.modified_s, theirs.modified_ns)
 
-    def _blocks(self, best: Entry, content: int | None) -> int:
-        info = self._info(best, content)
+    def _blocks(self, winner: Entry, content: int | None) -> int:
+        info = self._info(winner, content)
         return 0 if info is None else fileinfo.block_count(info.size, info.block_size)
 
     def _info(self, entry: Entry, content: int | None) -> FileInfo | None:
@@ -179,24 +189,19 @@ class Item:
         row = self._conn.execute("SELECT info, blocks FROM remote_content WHERE id = ?", (content,)).fetchone()
         return None if row is None else fileinfo.from_record(row[0], entry.seq, row[1])
 
+    def _own_modified(self) -> int:
+        info = self._own_info()
+        return info.modified_s * 1_000_000_000 + info.modified_ns
+
     def _own_info(self) -> FileInfo:
         row = self._conn.execute("SELECT info FROM records WHERE fid = ? AND name = ?", (self._fid, self._name)).fetchone()
         return fileinfo.from_record(row[0])
 
 
-def _mark(entry: Entry, mark: int) -> Entry:
-    return entry._replace(flags=entry.flags & ~MARKS | mark)
-
-
-def _beats(a: Entry, b: Entry) -> bool:
-    """Both valid: greater vector, else later modification, else the greater of the concurrent vectors."""
-    match vector.compare(vector.from_wire(a.version), vector.from_wire(b.version)):
-        case Ordering.GREATER:
-            return True
-        case Ordering.LESSER | Ordering.EQUAL:
-            return False
-        case order:
-            return a.modified > b.modified if a.modified != b.modified else order is Ordering.CONCURRENT_GREATER
+def _contains(a: Vector, b: Vector, earlier: bool) -> bool:
+    """True if `a` is greater than `b`, or `earlier` and equal (the same vector in another encoding)."""
+    order = vector.compare(a, b)
+    return order is Ordering.GREATER or (earlier and order is Ordering.EQUAL)
 
 
 def _same_data(ours: FileInfo, theirs: FileInfo) -> bool:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from sqlite3 import Connection
 from typing import Final
 
-from stnode.folder.decision import Entry, Item, Need, Own
+from stnode.folder.decision import KIND, Entry, Item, Need, Own
 from stnode.folder.tables import DELETED, HAS, INVALID, LACKS_DELETE, MARKS, TYPE_SHIFT
 from stnode.folder.types import IndexEffect, NeedKind
-from stnode.protocol import vector
-from stnode.protocol.fileinfo import FileInfo
+from stnode.protocol import fileinfo, vector
+from stnode.protocol.fileinfo import FileInfo, FileType
 
 BATCH: Final = 1000
 """Names per pass: one join each, and lists of bounded size."""
@@ -47,7 +48,7 @@ def take_in(conn: Connection, fid: int, dev: int, files: Mapping[str, FileInfo],
 
 
 def remove(conn: Connection, fid: int, dev: int, names: Sequence[str], rules: Rules) -> IndexEffect:
-    """Removes the device's entries of at most `BATCH` names, and evaluates them. A name not needed before does not become so."""
+    """Removes the device's entries of at most `BATCH` names, and evaluates them."""
     return _Pass(conn, fid, names, rules, dev).run()
 
 
@@ -94,22 +95,22 @@ class _Pass:
         own, entries, needs = self._read()
         removes = self._dev is not None and self._files is None
         given: FileInfo | None = None
+        marked: Sequence[Entry]
         for at, name in enumerate(self._names):
             before = entries.get(at, ())
             if self._files is not None:
                 given = self._files[name]
+                if not before and at not in needs and self._note_first(name, given, own.get(at)):
+                    continue
             item = Item(self._conn, self._fid, name, own.get(at), given, self._dev)
             need_before = needs.get(at)
-            if removes:
-                after = [entry for entry in before if entry.dev != self._dev]
-            else:
-                after = self._with_contents(item, before)
-            best = item.best(after)
-            if (best is None and need_before is None) or not self._rules.ignored(name):
-                need = item.need(best, after, self._rules.takes_nothing) if best is not None else None
-                marked = item.marked(best, after)
-            else:
+            after = [entry for entry in before if entry.dev != self._dev] if removes else self._with_contents(item, before)
+            winner = item.winner(after)
+            if self._rules.ignored(name):
                 need, marked = None, [entry._replace(flags=entry.flags & ~MARKS) for entry in after]
+            else:
+                need = item.need(winner, after, self._rules.takes_nothing, need_before) if winner is not None else None
+                marked = item.marked(winner, after)
             self._note_entries(name, before, marked)
             if need != need_before:
                 self._note_need(name, need_before, need)
@@ -122,9 +123,10 @@ class _Pass:
         """What the database has of the names, by their place in the batch."""
         conn, fid = self._conn, self._fid
         fill_batch(conn, self._names)
+        make = tuple.__new__  # what _make does, without its call
         # CROSS JOIN keeps SQLite from making the large table the outer one.
         own = {
-            row[0]: Own._make(row[1:])
+            row[0]: make(Own, row[1:])
             for row in conn.execute(
                 "SELECT b.at, r.type, r.deleted, r.invalid, r.flags, r.size, r.version FROM temp.batch b CROSS JOIN records r "
                 "ON r.fid = ? AND r.name = b.name",
@@ -137,9 +139,9 @@ class _Pass:
             "ON r.fid = ? AND r.name = b.name",
             (fid,),
         ):
-            entries[row[0]] = (*entries.get(row[0], ()), Entry._make(row[1:]))
+            entries[row[0]] = (*entries.get(row[0], ()), make(Entry, row[1:]))
         needs = {
-            row[0]: Need._make(row[1:])
+            row[0]: make(Need, row[1:])
             for row in conn.execute(
                 "SELECT b.at, n.kind, n.held, n.size, n.blocks, n.replaces, n.replaced_bytes, n.version, n.content FROM temp.batch b "
                 "CROSS JOIN need n ON n.fid = ? AND n.name = b.name",
@@ -152,6 +154,31 @@ class _Pass:
 
     # --- entries
 
+    def _note_first(self, name: str, info: FileInfo, own: Own | None) -> bool:
+        """The two cases of which a first index consists: nobody else and we know nothing of the name, or we have this very version. The
+        same as the general way, a third of the work; False if the name is neither."""
+        if info.invalid or (own is not None and (own.flags or own.invalid)) or self._rules.ignored(name) or self._dev is None:
+            return False
+        entry = _entry_of(self._dev, info)
+        if own is not None:
+            if own.version != entry.version:
+                return False
+            if not info.deleted:
+                entry = entry._replace(flags=entry.flags | HAS)
+                self._count(entry, 1)
+            self._writes.entries.append((self._fid, name, *entry))
+            return True
+        content = self._new_content(info)
+        if info.deleted:
+            self._writes.entries.append((self._fid, name, *entry[:-1], content))
+            return True
+        entry = entry._replace(flags=entry.flags | HAS, content=content)
+        self._count(entry, 1)
+        self._writes.entries.append((self._fid, name, *entry))
+        blocks = fileinfo.block_count(info.size, info.block_size) if info.type is FileType.FILE else 0
+        self._note_need(name, None, Need(KIND[info.type], int(self._rules.takes_nothing), entry.size, blocks, 0, 0, entry.version, content))
+        return True
+
     def _with_contents(self, item: Item, before: Sequence[Entry]) -> list[Entry]:
         """The entries as they will be: the given one among them, content only where it may be needed."""
         after = []
@@ -160,24 +187,23 @@ class _Pass:
                 keeps = entry.content is None or item.may_be_needed(entry)
                 after.append(entry if keeps else entry._replace(content=None))
         if item.given is not None and self._dev is not None:
-            after.append(self._entry_of(item, item.given, self._dev, after))
+            after.append(self._given_entry(item, item.given, self._dev, after))
         return after
 
-    def _entry_of(self, item: Item, info: FileInfo, dev: int, others: Iterable[Entry]) -> Entry:
-        flags = (DELETED if info.deleted else 0) | (INVALID if info.invalid else 0) | info.type << TYPE_SHIFT
-        seconds = info.modified_s if -_MOST_SECONDS < info.modified_s < _MOST_SECONDS else _MOST_SECONDS
-        modified = seconds * 1_000_000_000 + info.modified_ns
-        size = info.size if info.size < _MOST_BYTES else _MOST_BYTES
-        entry = Entry(dev, info.sequence, flags, size, modified, vector.to_wire(info.version), None)
+    def _given_entry(self, item: Item, info: FileInfo, dev: int, others: Iterable[Entry]) -> Entry:
+        entry = _entry_of(dev, info)
         if not item.may_be_needed(entry):
             return entry
         for other in others:
             if other.version == entry.version and other.content is not None and not other.flags & INVALID:
                 return entry._replace(content=other.content)
+        return entry._replace(content=self._new_content(info))
+
+    def _new_content(self, info: FileInfo) -> int:
         content = self._next_content
         self._next_content += 1
         self._writes.contents.append((content, info.wire, info.block_hashes))
-        return entry._replace(content=content)
+        return content
 
     def _note_entries(self, name: str, before: Sequence[Entry], after: Sequence[Entry]) -> None:
         """The rows that differ, contents that nobody refers to any more, and what changes in the devices' sums."""
@@ -201,7 +227,9 @@ class _Pass:
                 self._count(gone, -1)
         if before:
             kept = {entry.content for entry in after}
-            writes.dropped_contents += [(content,) for content in {entry.content for entry in before} if content is not None and content not in kept]
+            writes.dropped_contents += [
+                (content,) for content in {entry.content for entry in before} if content is not None and content not in kept
+            ]
 
     def _count(self, entry: Entry, sign: int) -> None:
         sums = self._writes.have.setdefault(entry.dev, [0, 0, 0])
@@ -251,6 +279,18 @@ class _Pass:
                 "added_bytes = added_bytes + ? WHERE fid = ?",
                 (*map(_bounded, writes.sums), fid),
             )
+
+
+def _entry_of(dev: int, info: FileInfo) -> Entry:
+    """The row of an announced item, content left out; numbers that a peer made up are cut to what SQLite can hold and add."""
+    flags = (DELETED if info.deleted else 0) | (INVALID if info.invalid else 0) | info.type << TYPE_SHIFT
+    seconds = info.modified_s if -_MOST_SECONDS < info.modified_s < _MOST_SECONDS else _MOST_SECONDS
+    size = min(info.size, _MOST_BYTES)
+    return Entry(dev, info.sequence, flags, size, seconds * 1_000_000_000 + info.modified_ns, _wire_of(info.version), None)
+
+
+_wire_of = lru_cache(4096)(vector.to_wire)
+"""Most items of an index were changed in a few seconds by few devices."""
 
 
 def _bounded(value: int) -> int:

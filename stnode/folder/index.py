@@ -18,7 +18,7 @@ from stnode.folder.needs import announced_by, completion, missing_content, need_
 from stnode.folder.tables import device_number, index_state, migrate, set_index_state
 from stnode.folder.types import SMALL_BYTES, Completion, IndexEffect, IndexState, Needed, NeedKind, NeedTotals
 from stnode.protocol.fileinfo import FileInfo
-from stnode.repo.settings import FolderSettings
+from stnode.repo.settings import FolderSettings, decode_folder
 
 __all__ = [
     "SMALL_BYTES",
@@ -49,8 +49,7 @@ __all__ = [
 ]
 
 _DROP_NAMES = 10_000
-_KEEP_NEED = Rules(ignored=lambda _: False)
-"""For removing entries: ignored names have no need and no marks, and none comes up by removing something."""
+_NO_RULES = Rules(ignored=ignore.is_internal)
 
 
 def begin_index(conn: Connection, fid: int, dev: int, index_id: int) -> IndexEffect:
@@ -130,13 +129,15 @@ def drop_step(conn: Connection, fid: int, dev: int, limit: int = _DROP_NAMES) ->
     state = index_state(conn, fid, dev)
     if state.max_sequence:
         set_index_state(conn, fid, dev, IndexState(state.index_id, 0))
-    low, left = "", limit
+    rules, low, left = _stored_rules(conn, fid), "", limit
     while left > 0:
-        rows = conn.execute("SELECT name FROM remote WHERE fid = ? AND name > ? AND dev = ? ORDER BY name LIMIT ?", (fid, low, dev, min(left, BATCH)))
+        rows = conn.execute(
+            "SELECT name FROM remote WHERE fid = ? AND name > ? AND dev = ? ORDER BY name LIMIT ?", (fid, low, dev, min(left, BATCH))
+        )
         names = [name for (name,) in rows]
         if not names:
             return True
-        remove(conn, fid, dev, names, _KEEP_NEED)
+        remove(conn, fid, dev, names, rules)
         low, left = names[-1], left - len(names)
     return False
 
@@ -160,11 +161,17 @@ def rules_of(settings: FolderSettings) -> Rules:
     return Rules(ignore.matcher_for(settings).ignores, takes_nothing=settings.type == "sendonly")
 
 
+def _stored_rules(conn: Connection, fid: int) -> Rules:
+    """The rules by the committed settings; a folder that is gone has none."""
+    row = conn.execute("SELECT settings FROM folders WHERE fid = ?", (fid,)).fetchone()
+    return _NO_RULES if row is None else rules_of(decode_folder(row[0]))
+
+
 def _drop_index(conn: Connection, fid: int, dev: int) -> IndexEffect:
-    low, effect = "", IndexEffect()
+    rules, low, effect = _stored_rules(conn, fid), "", IndexEffect()
     query = "SELECT name FROM remote WHERE fid = ? AND name > ? AND dev = ? ORDER BY name LIMIT ?"
     while names := [name for (name,) in conn.execute(query, (fid, low, dev, BATCH))]:
-        effect.extend(remove(conn, fid, dev, names, _KEEP_NEED))
+        effect.extend(remove(conn, fid, dev, names, rules))
         low = names[-1]
     return effect
 
