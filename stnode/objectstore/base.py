@@ -111,9 +111,14 @@ def check_key(key: str) -> Key:
     """The key itself if it has the one allowed shape, else `Invalid`. Path escapes and store quirks end here.
 
     900 characters leave room for the store's own prefix within the 1,024 bytes that S3 allows."""
-    if len(key) > _KEY_CHARACTERS_MAX or _KEY.fullmatch(key) is None:
+    if not is_key(key):
         raise Invalid(f"not a key of the object store: {key[:200]!r}")
     return Key(key)
+
+
+def is_key(text: str) -> bool:
+    """Whether this is a key."""
+    return len(text) <= _KEY_CHARACTERS_MAX and _KEY.fullmatch(text) is not None
 
 
 def check_prefix(prefix: str) -> str:

@@ -37,6 +37,7 @@ from stnode.objectstore.base import (
     check_key,
     check_prefix,
     check_range,
+    is_key,
 )
 from stnode.objectstore.localfiles import TemporaryArea, etag, pread, sync_directory, translated, unlink_if_there, write_file
 
@@ -143,7 +144,7 @@ class _Files:
             sync_directory(os.path.dirname(path), key)
 
     def walk(self, prefix: str, start_after: str) -> Iterator[Meta]:
-        """Depth first, each directory in ascending order; an entry that vanishes meanwhile is passed over."""
+        """Depth first, each directory in ascending order. Passed over: what vanishes meanwhile, and names that are no keys (`lost+found`)."""
         directory, _, name = prefix.rpartition("/")
         with translated("list", self._path(directory)):
             self._open_root()
@@ -156,19 +157,17 @@ class _Files:
         path = self._path(directory)
         try:
             with os.scandir(path) as entries:
-                found = sorted((entry.name, entry) for entry in entries if entry.name.startswith(name_prefix))
+                found = sorted((entry.name, entry) for entry in entries if entry.name.startswith(name_prefix) and is_key(entry.name))
         except (FileNotFoundError, NotADirectoryError):
             return
         for name, entry in found:
-            if name.startswith("~"):
-                continue
             key = f"{directory}/{name}" if directory else name
             if entry.is_dir(follow_symlinks=False):
                 if f"{key}0" > start_after:  # "0" follows "/": some key below can be greater
                     yield from self._walk(key, "", start_after)
             elif key > start_after:
                 try:
-                    yield self._meta(check_key(key), os.stat(f"{path}/{name}"))
+                    yield self._meta(Key(key), os.stat(f"{path}/{name}"))
                 except FileNotFoundError:
                     continue
 

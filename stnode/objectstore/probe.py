@@ -19,7 +19,7 @@ PREFIX = "probe/"
 
 _RACERS = 4
 _LEFTOVER_AGE_NS = 3600 * 10**9
-_NO_CONDITIONS = "Use a store with conditional writes (If-None-Match), or declare that this node is the only one: store.single_node = true."
+_NO_CONDITIONS = "Two nodes would overwrite each other here. Use a store that obeys If-None-Match, or store.url = file:///directory."
 
 
 async def probe(store: ObjectStore, env: Env, *, single_node: bool = False) -> Capabilities:

@@ -220,3 +220,12 @@ async def test_two_stores_on_one_directory_share_it(tmp_path: Path, env: Env) ->
         assert sum(await asyncio.gather(*(create(store, number) for store in stores))) == 1
     for store in stores:
         await store.close()
+
+
+async def test_foreign_files_are_not_listed(tmp_path: Path, env: Env) -> None:
+    store = LocalDirStore(tmp_path, env)
+    await store.put(Key("dir/a"), [b"x"])
+    for name in ("lost+found", "README.txt", ".DS_Store", "dir/B", "dir/~x"):
+        (tmp_path / name).write_bytes(b"foreign")
+    assert [meta.key async for meta in store.list("")] == ["dir/a"]
+    await store.close()
