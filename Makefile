@@ -13,7 +13,7 @@ help:
 	@echo "make run     start a node (home: $(STNODE_HOME); STNODE_HOME=DIR for another)"
 	@echo "make test    install what the tests need and run all of them (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@echo "make check   lint, types, layers"
-	@echo "make soak    long simulations and fuzzing (SOAK_S=600 seconds)"
+	@echo "make soak    simulations, fuzzing and properties with a hundred times the examples"
 	@echo "make bench   measure; wants a quiet machine"
 	@echo "make proto   generate the protobuf code again"
 	@echo "make fmt     format and fix what can be fixed"
@@ -48,9 +48,8 @@ check: $(VENV)/.dev-installed
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python -m tests.support.architecture
 
-SOAK_S ?= 600
 soak: $(VENV)/.dev-installed
-	SOAK_S=$(SOAK_S) $(BIN)/python -m pytest --timeout=0 tests/sim tests/fuzz $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --timeout=0 --hypothesis-profile=soak tests/sim tests/fuzz tests/property $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev-installed
 	@set -e; for script in $$(grep -l '^if __name__' bench/*.py); do echo "== $$script"; $(BIN)/python $$script; done

@@ -12,6 +12,12 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A loaded machine is slow, not wrong: no deadline for single examples. `make soak` takes the second profile.
+settings.register_profile("stnode", deadline=None, print_blob=True)
+settings.register_profile("soak", settings.get_profile("stnode"), max_examples=10_000)
+settings.load_profile("stnode")
 
 BLOCKED_LIMIT_S = 1.0
 WATCH_INTERVAL_S = 0.2
