@@ -42,7 +42,8 @@ def conflicts(remote: FileInfo, local: FileInfo) -> bool:
     does the remote version name our content as the one it was made of. Needs the local block hashes."""
     if covers(remote.version, local.version):
         return False
-    made_of = pb.FileInfo.FromString(remote.wire).previous_blocks_hash
+    message = pb.FileInfo.FromString(remote.wire)
+    made_of = message.previous_blocks_hash if message.blocks_hash else b""
     return not (made_of and local.block_hashes and made_of == blocks_hash(local.block_hashes))
 
 

@@ -190,7 +190,8 @@ def replace(
     sequence: int | None = None,
 ) -> FileInfo:
     """The same item with some fields changed; platform data, unknown fields and content stay. The only right way to change a
-    FileInfo: dataclasses.replace would leave `wire` behind. Raises Invalid when a peer would refuse the result."""
+    FileInfo: dataclasses.replace would leave `wire` behind. Block hashes need not be loaded. Raises Invalid for a `name` that a peer
+    would refuse."""
     message = pb.FileInfo.FromString(info.wire)
     changes = {
         "name": name,
@@ -208,7 +209,9 @@ def replace(
     if version is not None:
         message.version.CopyFrom(_version_message(version))
     changed = from_wire(message, info.sequence if sequence is None else sequence, info.block_hashes)
-    return changed if name is None else _checked(changed)
+    if name is not None and name_fault(name):
+        raise Invalid(f"a file name is refused: {name_fault(name)}")
+    return changed
 
 
 def replace_version(info: FileInfo, version: Vector, modified_by: int) -> FileInfo:
@@ -217,10 +220,10 @@ def replace_version(info: FileInfo, version: Vector, modified_by: int) -> FileIn
 
 
 def deletion(info: FileInfo, *, version: Vector, modified_by: int, modified_s: int) -> FileInfo:
-    """The item as deleted at `modified_s`: type, permissions and platform data kept, content gone, `previous_blocks_hash` names the
-    content that was deleted where it is known (bep-facts 9.1)."""
+    """The item as deleted at `modified_s`: type, permissions and platform data kept, content gone; `previous_blocks_hash` names the
+    deleted content if `info` has its block hashes loaded (bep-facts 9.1)."""
     message = pb.FileInfo.FromString(info.wire)
-    message.previous_blocks_hash = blocks_hash(info.block_hashes) if info.block_hashes else message.blocks_hash
+    message.previous_blocks_hash = blocks_hash(info.block_hashes) if info.block_hashes else b""
     message.deleted, message.modified_s, message.modified_by = True, modified_s, modified_by
     message.version.CopyFrom(_version_message(version))
     for field in ("size", "invalid", "blocks_hash", "encrypted"):
