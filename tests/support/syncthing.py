@@ -81,7 +81,11 @@ class SyncthingProcess:
 
     # ------------------------------------------------------------------------------------------------- the process
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.kill()
+            raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
