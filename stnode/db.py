@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,9 +54,9 @@ class Database:
             conn.execute("COMMIT")
             return result
         except sqlite3.Error as exc:
-            raise self._mapped(exc) from exc
+            raise self.mapped(exc) from exc
 
-    def _mapped(self, exc: sqlite3.Error) -> StnodeError:
+    def mapped(self, exc: sqlite3.Error) -> StnodeError:
         where = str(self.path or "memory")
         if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             return Full(f"no space left for the cache database {where}", hint="free some space; nothing is lost, the node goes on by itself")
@@ -93,6 +94,19 @@ class Database:
 
         await self.write(apply)
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """A view of what is committed now that later writes don't change, with a thread of its own: long reads stop nobody."""
+        view = Snapshot(self, inline=self._pool is None)
+        try:
+            if self.path is None:
+                await self.run(view.copy)
+            else:
+                await view.run(lambda _: None)
+            yield view
+        finally:
+            await view.close()
+
     async def close(self) -> None:
         """Waits for running work, then closes the file."""
 
@@ -103,4 +117,51 @@ class Database:
 
         await self._hop(shut, False)
         if self._pool is not None:
+            self._pool.shutdown(wait=True)
+
+
+class Snapshot:
+    """What `Database.snapshot` yields: reads of one moment. A file is read through a connection of its own, whose read
+    transaction WAL keeps apart from writers; a database in memory is copied."""
+
+    def __init__(self, database: Database, *, inline: bool) -> None:
+        self._database = database
+        self._pool = None if inline else ThreadPoolExecutor(1, thread_name_prefix="stnode-db-snapshot")
+        self._conn: sqlite3.Connection | None = None
+
+    def copy(self, source: sqlite3.Connection) -> None:
+        """Takes the whole content of a database in memory."""
+        self._conn = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        source.backup(self._conn)
+
+    async def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """`fn(conn)` in the snapshot's thread."""
+        if self._pool is None:
+            await asyncio.sleep(0)
+            return self._call(fn)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, fn)
+
+    def _call(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            if self._conn is None:
+                self._conn = sqlite3.connect(self._database.path or ":memory:", isolation_level=None, check_same_thread=False)
+                self._conn.execute("PRAGMA query_only=1")
+                self._conn.execute("BEGIN")
+                self._conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            return fn(self._conn)
+        except sqlite3.Error as exc:
+            raise self._database.mapped(exc) from exc
+
+    async def close(self) -> None:
+        """Ends the view."""
+
+        def shut() -> None:
+            if self._conn is not None:
+                self._conn.close()
+                self._conn = None
+
+        if self._pool is None:
+            shut()
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._pool, shut)
             self._pool.shutdown(wait=True)
