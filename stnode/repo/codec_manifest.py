@@ -17,8 +17,8 @@ HASH_BYTES: Final = 16
 @dataclass(frozen=True, slots=True)
 class RunRef:
     """A run as a manifest names it. `number` is the commit whose state it shows. In a base run `first_key` (space byte, then
-    key) begins its range, which ends where the next one's begins; the first range begins with b"". In a delta `base_bytes[i]`
-    says how many of its unpacked bytes lie in the range of base run i, 0 where that range has been rewritten since."""
+    key) begins its range, which ends where the next one's begins; the first range begins with b"". In a delta `base_entries[i]`
+    says how many of its entries lie in the range of base run i, 0 where that range has been rewritten since."""
 
     id: str
     size_bytes: int
@@ -26,7 +26,7 @@ class RunRef:
     entries: int
     number: int
     first_key: bytes = b""
-    base_bytes: tuple[int, ...] = ()
+    base_entries: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +110,11 @@ def _run_message(run: RunRef) -> pb.RunRef:
         entries=run.entries,
         number=run.number,
         first_key=run.first_key,
-        base_bytes=run.base_bytes,
+        base_entries=run.base_entries,
     )
 
 
 def _run(message: pb.RunRef) -> RunRef:
     return RunRef(
-        message.id, message.size_bytes, message.sha256, message.entries, message.number, message.first_key, tuple(message.base_bytes)
+        message.id, message.size_bytes, message.sha256, message.entries, message.number, message.first_key, tuple(message.base_entries)
     )

@@ -63,8 +63,8 @@ class RunWriter:
             self._flush()
 
     def finish(self) -> list[bytes]:
-        """All frames; the run's object is these back to back."""
-        if self._keys:
+        """All frames, at least one; the run's object is these back to back."""
+        if self._keys or not self.frames:
             self._flush()
         return self.frames
 

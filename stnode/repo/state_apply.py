@@ -14,6 +14,7 @@ from stnode.repo.codec_run import Space
 from stnode.repo.codec_slot import Slot
 from stnode.repo.records import Applied, AppliedFolder, decode_extents
 from stnode.repo.settings import FolderSettings, encode_device, encode_folder
+from stnode.repo.state_reads import state_hash
 from stnode.repo.state_records import COLUMNS, RecordApplier, Row, Totals, drop_partial, row_value
 from stnode.repo.state_schema import (
     META_GROUP,
@@ -34,6 +35,9 @@ from stnode.repo.state_schema import (
 
 MERGE_INTERVALS_US: Final = 60_000_000
 """Intervals of assigned numbers less than this apart are one."""
+KEPT_HASHES: Final = 10_000
+"""State hashes of so many commits are kept, to be compared with manifests that other nodes write."""
+_TIDY: Final = 256
 
 
 def write_commit(
@@ -49,6 +53,9 @@ def write_commit(
         "UPDATE state SET number = ?, slot_sha = ?, store_time_us = max(store_time_us, ?), bytes = bytes + ?",
         (slot.number, slot_sha, slot.store_time_us, body_bytes(slot)),
     )
+    conn.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?)", (slot.number, state_hash(conn)))
+    if slot.number % _TIDY == 0:
+        conn.execute("DELETE FROM hashes WHERE number < ?", (slot.number - KEPT_HASHES,))
     settings = void is None and bool(body.folders or body.folders_removed or body.devices or body.devices_removed or body.features_on)
     return Applied(slot.number, own, folders, settings, void=void)
 
@@ -122,8 +129,7 @@ class _Commit:
         fkey, wire = conn.execute("SELECT fkey, settings FROM folders WHERE fid = ?", (fid,)).fetchone()
         number = self._slot.number
         conn.execute(
-            "UPDATE folders SET removed = ?, last_sequence = 0, files = 0, directories = 0, symlinks = 0, deleted = 0, bytes = 0, "
-            "hash = zeroblob(16) WHERE fid = ?",
+            "UPDATE folders SET removed = ?, last_sequence = 0, files = 0, directories = 0, symlinks = 0, deleted = 0, bytes = 0 WHERE fid = ?",
             (number, fid),
         )
         self._changes.put(Space.FOLDER, META_GROUP, fkey.encode(), folder_value(fid, 0, wire), folder_value(fid, number, wire))

@@ -93,10 +93,15 @@ def state_hash(conn: sqlite3.Connection) -> bytes:
     """The 16 bytes that every node has after the same commits; cheap, the parts are kept up to date."""
     at = head(conn)
     value = head_value(at.number, at.slot_sha, at.store_time_us, at.horizon_us, at.next_pack, at.next_folder)
-    total = entry_hash(Space.HEAD, META_GROUP, b"", value)
-    for (part,) in conn.execute("SELECT hash FROM state UNION ALL SELECT hash FROM folders"):
-        total += int.from_bytes(part, "little")
+    entries = int.from_bytes(conn.execute("SELECT hash FROM state").fetchone()[0], "little")
+    total = entries + entry_hash(Space.HEAD, META_GROUP, b"", value)
     return (total & MODULUS_MASK).to_bytes(16, "little")
+
+
+def hash_at(conn: sqlite3.Connection, number: int) -> bytes | None:
+    """The state hash after an earlier commit; None when it is not kept any more, or not yet."""
+    row = conn.execute("SELECT hash FROM hashes WHERE number = ?", (number,)).fetchone()
+    return None if row is None else row[0]
 
 
 # ---- folders, devices ----------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 In the format's eyes the state is a map (space, group, key) -> value; runs hold exactly that map and the state hash is the sum
 of its entries' hashes modulo 2^128. The tables hold the same facts in columns, and besides what follows from them: totals,
-reference counts, and which keys changed since when (`dirty`, for delta runs).
+reference counts, which keys changed since when (`dirty`, for delta runs), and the hashes of the last commits (`hashes`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ from stnode.repo.codec_run import Space
 from stnode.repo.records import Extents, encode_extents
 
 LAYER: Final = "state"
+BULK_INDEXES: Final = {
+    "records_seq": "CREATE UNIQUE INDEX records_seq ON records (fid, seq)",
+    "records_deleted": "CREATE INDEX records_deleted ON records (fid, seq) WHERE deleted = 1",
+    "history_seq": "CREATE UNIQUE INDEX history_seq ON history (fid, seq)",
+    "history_superseded": "CREATE INDEX history_superseded ON history (fid, superseded_us)",
+}
+"""Indexes that a restore makes only after the rows."""
 STEPS: Final[tuple[str, ...]] = (
     """
     CREATE TABLE state (
         id INTEGER PRIMARY KEY CHECK (id = 1), complete INTEGER NOT NULL, number INTEGER NOT NULL, slot_sha BLOB NOT NULL,
         store_time_us INTEGER NOT NULL, horizon_us INTEGER NOT NULL, next_pack INTEGER NOT NULL, next_folder INTEGER NOT NULL,
-        hash BLOB NOT NULL, dirty_from INTEGER NOT NULL, bytes INTEGER NOT NULL);
-    INSERT INTO state VALUES (1, 1, 0, zeroblob(32), 0, 0, 1, 1, zeroblob(16), 0, 0);
+        hash BLOB NOT NULL, dirty_from INTEGER NOT NULL, bytes INTEGER NOT NULL, truncated INTEGER NOT NULL, verified INTEGER NOT NULL);
+    INSERT INTO state VALUES (1, 1, 0, zeroblob(32), 0, 0, 1, 1, zeroblob(16), 0, 0, 0, 0);
+    CREATE TABLE hashes (number INTEGER PRIMARY KEY, hash BLOB NOT NULL);
     CREATE TABLE folders (
         fid INTEGER PRIMARY KEY, fkey TEXT NOT NULL UNIQUE, folder_id TEXT NOT NULL, incarnation TEXT NOT NULL, index_id TEXT NOT NULL UNIQUE,
         settings BLOB NOT NULL, removed INTEGER NOT NULL DEFAULT 0, last_sequence INTEGER NOT NULL DEFAULT 0,
@@ -46,14 +54,10 @@ STEPS: Final[tuple[str, ...]] = (
         fid INTEGER NOT NULL, name TEXT NOT NULL, seq INTEGER NOT NULL, type INTEGER NOT NULL, deleted INTEGER NOT NULL,
         invalid INTEGER NOT NULL, flags INTEGER NOT NULL, size INTEGER NOT NULL, version BLOB NOT NULL, info BLOB NOT NULL,
         extents BLOB NOT NULL, PRIMARY KEY (fid, name)) WITHOUT ROWID;
-    CREATE UNIQUE INDEX records_seq ON records (fid, seq);
-    CREATE INDEX records_deleted ON records (fid, seq) WHERE deleted = 1;
     CREATE TABLE history (
         fid INTEGER NOT NULL, name TEXT NOT NULL, seq INTEGER NOT NULL, superseded_us INTEGER NOT NULL, type INTEGER NOT NULL,
         flags INTEGER NOT NULL, size INTEGER NOT NULL, version BLOB NOT NULL, info BLOB NOT NULL, extents BLOB NOT NULL,
         PRIMARY KEY (fid, name, seq)) WITHOUT ROWID;
-    CREATE UNIQUE INDEX history_seq ON history (fid, seq);
-    CREATE INDEX history_superseded ON history (fid, superseded_us);
     CREATE TABLE partials (
         fid INTEGER NOT NULL, name TEXT NOT NULL, version BLOB NOT NULL, renewed_us INTEGER NOT NULL, partial BLOB NOT NULL,
         extents BLOB NOT NULL, PRIMARY KEY (fid, name, version)) WITHOUT ROWID;
@@ -63,11 +67,12 @@ STEPS: Final[tuple[str, ...]] = (
         grp INTEGER NOT NULL, space INTEGER NOT NULL, key BLOB NOT NULL, number INTEGER NOT NULL,
         PRIMARY KEY (grp, space, key)) WITHOUT ROWID
     """,
+    ";".join(BULK_INDEXES.values()),
 )
 """Steps of `Database.migrate`. `index_id` is text because SQLite has no unsigned 64-bit integer."""
 
 CONTENT_TABLES: Final = (
-    "folders devices features packs relocations condemned intervals records history partials refs dirty".split()  # noqa: SIM905
+    "folders devices features packs relocations condemned intervals records history partials refs dirty hashes".split()  # noqa: SIM905
 )
 MODULUS_MASK: Final = (1 << 128) - 1
 META_GROUP: Final = 0
@@ -230,8 +235,11 @@ class Changes:
                 self._refs[pack] = self._refs.get(pack, 0) + sign * count
 
     def drop_group(self, group: int) -> None:
-        """All of a folder's entries are gone; the caller deletes the rows and sets its kept hash to 0."""
+        """All of a folder's entries are gone; the caller deletes the rows."""
         self._sums.pop(group, None)
+        row = self.conn.execute("SELECT hash FROM folders WHERE fid = ?", (group,)).fetchone()
+        self.conn.execute("UPDATE folders SET hash = zeroblob(16) WHERE fid = ?", (group,))
+        add_to_hash(self.conn, "state", 1, -int.from_bytes(row[0], "little"))
         self._dirty = [row for row in self._dirty if row[0] != group]
         self._ref_rows = [row for row in self._ref_rows if row[1] != group]
 
@@ -245,12 +253,14 @@ class Changes:
             "UPDATE packs SET refs = refs + ? WHERE number = ?", [(change, pack) for pack, change in self._refs.items() if change]
         )
         for group, change in self._sums.items():
-            add_to_hash(conn, group, change)
+            if group != META_GROUP:
+                add_to_hash(conn, "folders", group, change)
+        add_to_hash(conn, "state", 1, sum(self._sums.values()))
 
 
-def add_to_hash(conn: sqlite3.Connection, group: int, change: int) -> None:
-    """Adds to the kept sum of one group's entry hashes."""
-    table, column, key = ("state", "id", 1) if group == META_GROUP else ("folders", "fid", group)
+def add_to_hash(conn: sqlite3.Connection, table: str, key: int, change: int) -> None:
+    """Adds to the sum of entry hashes that the state keeps (without the head), or one of the folders."""
+    column = "id" if table == "state" else "fid"
     row = conn.execute(f"SELECT hash FROM {table} WHERE {column} = ?", (key,)).fetchone()  # noqa: S608
     total = (int.from_bytes(row[0], "little") + change) & MODULUS_MASK
     conn.execute(f"UPDATE {table} SET hash = ? WHERE {column} = ?", (total.to_bytes(16, "little"), key))  # noqa: S608

@@ -295,22 +295,22 @@ class Group(_message.Message):
     def __init__(self, number: _Optional[int] = ..., base: _Optional[_Iterable[_Union[RunRef, _Mapping]]] = ..., deltas: _Optional[_Iterable[_Union[RunRef, _Mapping]]] = ...) -> None: ...
 
 class RunRef(_message.Message):
-    __slots__ = ("id", "size_bytes", "sha256", "entries", "number", "first_key", "base_bytes")
+    __slots__ = ("id", "size_bytes", "sha256", "entries", "number", "first_key", "base_entries")
     ID_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     FIRST_KEY_FIELD_NUMBER: _ClassVar[int]
-    BASE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BASE_ENTRIES_FIELD_NUMBER: _ClassVar[int]
     id: str
     size_bytes: int
     sha256: bytes
     entries: int
     number: int
     first_key: bytes
-    base_bytes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., entries: _Optional[int] = ..., number: _Optional[int] = ..., first_key: _Optional[bytes] = ..., base_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
+    base_entries: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., entries: _Optional[int] = ..., number: _Optional[int] = ..., first_key: _Optional[bytes] = ..., base_entries: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class FileView(_message.Message):
     __slots__ = ("name", "type", "size", "modified_s", "deleted", "invalid", "version", "modified_ns")
