@@ -204,16 +204,19 @@ def _spread(pattern: str) -> list[str]:
 
 
 def _translate(glob: str) -> str:
-    """The regular expression of a glob. Raises ValueError for what is not closed."""
+    """The regular expression of a glob, as Syncthing's library reads it: a brace that is not closed ends with the pattern, a trailing
+    escape is nothing. Raises ValueError for a bad set."""
+    if (ends := _LITERAL_ENDS.fullmatch(glob)) is not None:
+        # The library lets both ends overlap, so that "a/**/b" covers "a/b" too.
+        first, last = (re.escape(re.sub(r"\\(.)", r"\1", end)) for end in ends.groups())
+        return f"(?={first}).*(?<={last})"
     out: list[str] = []
     depth = at = 0
     while at < len(glob):
         char = glob[at]
         at += 1
         if char == "\\":
-            if at == len(glob):
-                raise ValueError("nothing follows the escape character")
-            out.append(re.escape(glob[at]))
+            out.append(re.escape(glob[at : at + 1]))
             at += 1
         elif char == "*":
             deep = glob[at : at + 1] == "*"
@@ -222,8 +225,8 @@ def _translate(glob: str) -> str:
         elif char == "?":
             out.append("[^/]")
         elif char == "[":
-            set_, at = _translate_set(glob, at)
-            out.append(set_)
+            found, at = _translate_set(glob, at)
+            out.append(found)
         elif char == "{":
             depth += 1
             out.append("(?:")
@@ -234,31 +237,31 @@ def _translate(glob: str) -> str:
             out.append(")")
         else:
             out.append(re.escape(char))
-    if depth:
-        raise ValueError("'{' without '}'")
-    return "".join(out)
+    return "".join(out) + ")" * depth
+
+
+_LITERAL: Final = r"((?:[^*?\[{\\]|\\.)*)"
+_LITERAL_ENDS: Final = re.compile(_LITERAL + r"\*\*" + _LITERAL, re.DOTALL)
+"""One "**" between two ends without any other special character."""
 
 
 def _translate_set(glob: str, at: int) -> tuple[str, int]:
-    """A set from behind its "[", and where it ends: one range or a list of characters, "!" first negates."""
-    negated = glob[at : at + 1] == "!"
-    at += negated
-    end = at
+    """A set from behind its "[", and where it ends: one range or a list of characters, negated by a "!"."""
+    negated = "^" if glob[at : at + 1] == "!" else ""
+    at += len(negated)
+    if glob[at + 1 : at + 2] == "-":
+        low, high, close = glob[at], glob[at + 2 : at + 3], glob[at + 3 : at + 4]
+        if close != "]" or low > high:
+            raise ValueError("a range is written [a-z], and stands alone in its set")
+        return f"[{negated}{re.escape(low)}-{re.escape(high)}]", at + 4
     members: list[str] = []
-    while end < len(glob) and (glob[end] != "]" or end == at):
-        if glob[end] == "\\" and end + 1 < len(glob):
-            end += 1
-        members.append(glob[end])
-        end += 1
-    if end >= len(glob):
-        raise ValueError("'[' without ']'")
-    if len(members) == 3 and members[1] == "-":
-        if members[0] > members[2]:
-            raise ValueError("a range that ends before it begins")
-        inner = f"{re.escape(members[0])}-{re.escape(members[2])}"
-    else:
-        inner = "".join(map(re.escape, members))
-    return f"[{'^' if negated else ''}{inner}]", end + 1
+    while at < len(glob) and glob[at] != "]":
+        at += glob[at] == "\\"
+        members.append(glob[at : at + 1])
+        at += 1
+    if not members or at >= len(glob):
+        raise ValueError("a set is empty or not closed")
+    return f"[{negated}{''.join(map(re.escape, members))}]", at + 1
 
 
 _NO_PATTERNS: Final = Matcher(())
