@@ -54,18 +54,20 @@ class Stage(Enum):
     CLOSED = "closed"
 
 
-_TRANSITIONS: Final[dict[tuple[Stage, type[Event]], Stage]] = {
-    (Stage.NOTHING, Hello): Stage.GREETED,
-    (Stage.GREETED, ClusterConfig): Stage.RUNNING,
-    (Stage.GREETED, Close): Stage.CLOSED,
-    (Stage.RUNNING, ClusterConfig): Stage.RUNNING,
-    (Stage.RUNNING, Index): Stage.RUNNING,
-    (Stage.RUNNING, Request): Stage.RUNNING,
-    (Stage.RUNNING, Response): Stage.RUNNING,
-    (Stage.RUNNING, DownloadProgress): Stage.RUNNING,
-    (Stage.RUNNING, Ping): Stage.RUNNING,
-    (Stage.RUNNING, Hint): Stage.RUNNING,
-    (Stage.RUNNING, Close): Stage.CLOSED,
+_TRANSITIONS: Final[dict[Stage, dict[type[Event], Stage]]] = {
+    Stage.NOTHING: {Hello: Stage.GREETED},
+    Stage.GREETED: {ClusterConfig: Stage.RUNNING, Close: Stage.CLOSED},
+    Stage.RUNNING: {
+        ClusterConfig: Stage.RUNNING,
+        Index: Stage.RUNNING,
+        Request: Stage.RUNNING,
+        Response: Stage.RUNNING,
+        DownloadProgress: Stage.RUNNING,
+        Ping: Stage.RUNNING,
+        Hint: Stage.RUNNING,
+        Close: Stage.CLOSED,
+    },
+    Stage.CLOSED: {},
 }
 """Stage and message, received or sent, to the next stage of that direction."""
 
@@ -97,7 +99,7 @@ class BEPConnection:
     @property
     def closed(self) -> bool:
         """True once either side has said Close or broken the protocol; nothing is received or queued any more."""
-        return Stage.CLOSED in (self._received, self._sent)
+        return self._received is Stage.CLOSED or self._sent is Stage.CLOSED
 
     # --- receiving
 
@@ -195,7 +197,7 @@ class BEPConnection:
         """Says why, as far as the connection has come to a point where that can be said; then it is closed. Does nothing if it is."""
         if self.closed:
             return
-        can_say = (self._sent, Close) in _TRANSITIONS
+        can_say = Close in _TRANSITIONS[self._sent]
         self._sent = Stage.CLOSED
         if can_say:
             self._append(frame(MessageType.CLOSE, codec.encode_close(reason), pack=False))
@@ -240,22 +242,24 @@ class BEPConnection:
     def _admit(self, events: list[Event]) -> list[Event]:
         """Drives the received stage. What follows a Close in the same bytes is dropped."""
         self._read_something = True
+        legal = _TRANSITIONS[self._received]
         for place, event in enumerate(events):
             kind = type(event)
-            following = _TRANSITIONS.get((self._received, kind))
+            following = legal.get(kind)
             early = kind in _ANSWERS_TO_OUR_CONFIG and self._sent is not Stage.RUNNING
             if following is None or early:
                 raise ProtocolError(f"{kind.__name__} received while {self._received.value}, our own side {self._sent.value}")
-            self._received = following
-            if following is Stage.CLOSED:
-                return events[: place + 1]
+            if following is not self._received:
+                self._received, legal = following, _TRANSITIONS[following]
+                if following is Stage.CLOSED:
+                    return events[: place + 1]
         return events
 
     def _advance(self, kind: type[Event]) -> bool:
         """Drives the sent stage; False when the connection is closed and nothing is to be queued."""
         if self.closed:
             return False
-        following = _TRANSITIONS.get((self._sent, kind))
+        following = _TRANSITIONS[self._sent].get(kind)
         if following is None:
             raise Internal(f"{kind.__name__} sent on a connection that is {self._sent.value}")
         self._sent = following

@@ -45,7 +45,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._chunk = bytearray(_CHUNK + 2)  # a head is always read as 8 bytes and can have 6
-        self._view = memoryview(self._chunk)
+        self._view = memoryview(self._chunk)[:_CHUNK]
         self._end = 0
         self._greeted = False
         self._large: _LargeFrame | None = None
@@ -59,7 +59,7 @@ class Decoder:
         """Where the next bytes go; at least 1 byte long, valid until `buffer_updated`."""
         if self._large is not None:
             return self._large.get_buffer()
-        return self._view[self._end : min(self._end + _READ, _CHUNK)]
+        return self._view[self._end : self._end + _READ]
 
     def buffer_updated(self, count: int) -> list[Event]:
         """Takes `count` bytes that were written to the buffer and returns the events that they complete."""
