@@ -237,13 +237,15 @@ def _malformed(section: Section) -> Iterator[str]:
             except (DecodeError, ProtocolError):
                 yield "a record is no FileInfo"
                 continue
-            if not view.name or view.size < 0:
-                yield f"the record {view.name!r} has no name or a negative size"
+            if not view.name or "\0" in view.name or view.size < 0:
+                yield f"the record {view.name!r} has no proper name, or a negative size"
     for partial in section.partials:
         try:
             vector.from_wire(partial.version)
         except ProtocolError:
             yield f"the partial file {partial.name!r} has no version"
+        if not partial.name or "\0" in partial.name or len(partial.starts) != len(partial.extents):
+            yield f"the partial file {partial.name!r} has no proper name, or misses starts"
 
 
 def condemned_reference(conn: sqlite3.Connection, packs: Iterable[int]) -> str | None:
