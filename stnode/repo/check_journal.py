@@ -1,6 +1,6 @@
 """Checks the journal and its checkpoints by reading all of them: slots, bodies, manifests, runs. Reads only.
 
-A slot is right when it decodes, stands under its own number, carries the hash of the slot before it, and its body is there with
+A manifest is right when all its runs are there and its state hash comes out of them. A slot is right when it decodes, stands under its own number, carries the hash of the slot before it, and its body is there with
 the hash that it names. A stub is right where a manifest that can be read covers it. Numbers are dense from 1.
 """
 
@@ -15,6 +15,7 @@ from stnode.clock import Env
 from stnode.errors import Corrupt, NotFound, Refused
 from stnode.objectstore.base import Key, ObjectStore
 from stnode.repo import codec, layout
+from stnode.repo.checkpoint import verify
 from stnode.repo.checkreport import CheckProblem, CheckStep
 
 T = TypeVar("T")
@@ -35,7 +36,6 @@ class JournalCheck:
         self.runs = 0
         self.head = 0
         self._good_manifests: dict[int, codec.Manifest] = {}
-        self._runs_seen: dict[str, bool] = {}
 
     async def steps(self) -> AsyncIterator[CheckStep]:
         """Runs the check; each step is some progress."""
@@ -61,28 +61,13 @@ class JournalCheck:
             if manifest.number != number:
                 self._problem(key, f"it is the manifest of commit {manifest.number}")
                 continue
-            found = [good async for good in in_order(self._check_run, manifest.runs())]
-            if all(found):
-                self._good_manifests[manifest.number] = manifest
+            self.runs += len(manifest.runs())
+            try:
+                await verify(self._objects, self._env, manifest)
+            except (Corrupt, NotFound) as exc:
+                self._problem(key, f"nothing can be restored from it: {exc.message}")
             else:
-                self._problem(key, f"{found.count(False)} of its {len(found)} runs are missing or damaged: nothing can be restored from it")
-
-    async def _check_run(self, named: tuple[int, codec.RunRef]) -> bool:
-        """Whether a run is there and is what manifests say. A run that several of them share is read once."""
-        group, run = named
-        if run.id in self._runs_seen:
-            return self._runs_seen[run.id]
-        self.runs += 1
-        key = layout.run_key(run.id)
-        try:
-            data = (await self._objects.get(key)).data
-            message = await self._env.threads.run(_run_fault, data, group, run, key)
-        except NotFound:
-            message = "it is missing"
-        if message:
-            self._problem(key, message)
-        self._runs_seen[run.id] = not message
-        return not message
+                self._good_manifests[manifest.number] = manifest
 
     async def _check_slots(self) -> AsyncIterator[CheckStep]:
         listed: dict[int, Key] = {}
@@ -153,23 +138,6 @@ class JournalCheck:
             self._problem(key, f"the body of {slot_key} is missing")
         except (Corrupt, Refused) as exc:
             self._problem(key, exc.message)
-
-
-def _run_fault(data: bytes, group: int, run: codec.RunRef, key: str) -> str:
-    """What is wrong with a run's bytes, "" when nothing is. For a thread."""
-    if len(data) != run.size_bytes or hashlib.sha256(data).digest() != run.sha256:
-        return "it is not the run that the manifest names: size or hash differ"
-    entries, last = 0, (-1, b"")
-    try:
-        for frame in codec.read_frames(data, group, key):
-            entries += len(frame)
-            for space, entry, _ in frame:
-                if (space, entry) <= last:
-                    return "its entries are not in order"
-                last = (space, entry)
-    except (Corrupt, Refused) as exc:
-        return exc.message
-    return "" if entries == run.entries else f"it has {entries} entries instead of {run.entries}"
 
 
 async def in_order(work: Callable[[T], Awaitable[R]], items: Sequence[T]) -> AsyncIterator[R]:
