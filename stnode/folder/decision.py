@@ -15,11 +15,12 @@ from sqlite3 import Connection
 from typing import NamedTuple
 
 from stnode.folder.tables import DELETED, HAS, INVALID, LACKS_DELETE, MARKS, TYPE_SHIFT
-from stnode.folder.types import LocalFlag, NeedKind
+from stnode.folder.types import NeedKind
 from stnode.protocol import fileinfo, vector
 from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.protocol.pb import bep_pb2 as pb
 from stnode.protocol.vector import Ordering, Vector
+from stnode.repo.records import LocalFlag
 
 
 class Entry(NamedTuple):

@@ -1,20 +1,9 @@
-"""Values that the folder's parts share: local flags, kinds of need, and what evaluating an index leads to."""
+"""Values that the folder's parts share: kinds of need, and what evaluating an index leads to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum, IntFlag
-
-
-class LocalFlag(IntFlag):
-    """Flags of a record that do not travel; a flagged record is announced invalid (bep-facts 4, notes). Syncthing's values."""
-
-    IGNORED = 2
-    """Matched by the ignore patterns."""
-    MUST_FETCH = 4
-    """Its content is damaged in the store: pulled again from whoever has this version."""
-    RECEIVE_ONLY = 8
-    """Changed locally in a receive-only folder; the record keeps its vector, the announcement hides it."""
+from enum import IntEnum
 
 
 class NeedKind(IntEnum):

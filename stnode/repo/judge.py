@@ -19,11 +19,12 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from stnode.errors import Invalid
 from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.protocol.pb import bep_pb2
 from stnode.protocol.vector import Ordering, Vector, compare, covers, merge, update
-from stnode.repo.records import UNCONDITIONAL, Draft, DraftSet, Extents, HistoryRule, Record, SetKind, Status
+from stnode.repo.records import UNCONDITIONAL, Draft, DraftSet, Extents, HistoryRule, LocalFlag, Record, SetKind, Status
 
 ALREADY_THERE: Final = "already there"
 OLDER: Final = "older than the committed version"
@@ -126,6 +127,7 @@ class _Loser:
     info: FileInfo
     extents: Extents
     other: FileInfo
+    local_flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,10 @@ class _Bench:
         if any(draft.fid not in self._context.folders for draft in wanted.drafts):
             return Verdict(Status.CONFLICT, reason=NO_FOLDER)
         writes = _Writes()
-        refusal = self._rename(wanted, writes) if wanted.kind is SetKind.NEW_FIRST else self._all(wanted.drafts, writes)
+        try:
+            refusal = self._rename(wanted, writes) if wanted.kind is SetKind.NEW_FIRST else self._all(wanted.drafts, writes)
+        except Invalid as exc:  # a draft that no peer would take must not stop the others of its commit
+            refusal = _Refusal(Status.CONFLICT, exc.message)
         if refusal is not None:
             self._sound.clear()  # some of it may rest on parents that this set would have revived
             return Verdict(refusal.status, reason=refusal.reason)
@@ -272,6 +277,8 @@ class _Bench:
         if current is None:
             return _Plan(info, draft.extents)
         committed = current.info
+        if current.local_flags & LocalFlag.MUST_FETCH:
+            return _Plan(info, draft.extents)
         match compare(info.version, committed.version):
             case Ordering.GREATER:
                 return _Plan(info, draft.extents)
@@ -281,10 +288,11 @@ class _Bench:
                 return self._equal(draft, current)
             case Ordering.CONCURRENT_GREATER | Ordering.CONCURRENT_LESSER:
                 pass
-        if fileinfo.wins(info, committed):
+        # A local change of a receive-only folder is known to nobody, so it wins against nobody.
+        if current.local_flags & LocalFlag.RECEIVE_ONLY or fileinfo.wins(info, committed):
             if self._view.announced(draft.fid, committed):
                 return _Plan(info, draft.extents)
-            return _Plan(info, draft.extents, _Loser(committed, current.extents, info))
+            return _Plan(info, draft.extents, _Loser(committed, current.extents, info, current.local_flags))
         loser = _Loser(info, draft.extents, committed)
         if draft.fid in self._context.encrypted or not self._worth_a_copy(loser) or self._view.announced(draft.fid, info):
             return _Refusal(Status.DROPPED, LOSES)
@@ -386,7 +394,7 @@ class _Bench:
         message.version.Clear()
         message.version.counters.add(id=self._context.me, value=self._context.time_s)
         # Not fileinfo.replace: it demands block hashes, which a committed record has only in its pack's list.
-        return Judged(fid, fileinfo.from_wire(message, 0, loser.info.block_hashes), loser.extents)
+        return Judged(fid, fileinfo.from_wire(message, 0, loser.info.block_hashes), loser.extents, loser.local_flags)
 
 
 def _same_content(a: FileInfo, a_extents: Extents, b: FileInfo, b_extents: Extents) -> bool | None:

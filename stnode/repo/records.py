@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, IntFlag
 from typing import Final
 
 from stnode.errors import Corrupt
@@ -55,6 +55,18 @@ def decode_extents(data: bytes) -> Extents:
         (-(pack + 1 >> 1) if pack & 1 else pack >> 1, place, count)
         for pack, place, count in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
     )
+
+
+class LocalFlag(IntFlag):
+    """Flags of a record that do not travel; a flagged record is announced invalid (bep-facts 4, notes). Syncthing's values."""
+
+    IGNORED = 2
+    """Matched by the ignore patterns."""
+    MUST_FETCH = 4
+    """Its content is damaged or given up: whatever version a peer has takes its place, an older or the same one too."""
+    RECEIVE_ONLY = 8
+    """Changed locally in a receive-only folder. The record keeps its vector, the announcement hides it; any version of a peer that it
+    does not cover takes its place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from stnode.db import Database
 from stnode.folder import index
 from stnode.folder.tables import DELETED, HAS, LACKS_DELETE
-from stnode.folder.types import LocalFlag, NeedKind
+from stnode.folder.types import NeedKind
 from stnode.protocol import fileinfo, vector
 from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.protocol.vector import Ordering
+from stnode.repo.records import LocalFlag
 from stnode.repo.settings import FolderSettings, encode_folder
 from stnode.repo.state_schema import LAYER, STEPS
 
