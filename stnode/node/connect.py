@@ -1,4 +1,7 @@
-"""How a command reaches its node: the daemon if one runs on this home, else the node itself, opened without listeners."""
+"""How a command reaches its node: the daemon if one runs on this home, else the node itself, opened without listeners.
+
+These imports take most of a second, so they are made where they are needed: a command that asks the daemon does without them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from contextlib import asynccontextmanager
 from stnode import config
 from stnode.clock import Env
 from stnode.node.home import Holder, Home, lock_or_daemon
-from stnode.node.service import Service
+from stnode.node.service import CheckStep, Service
 
 
 @asynccontextmanager
@@ -18,16 +21,10 @@ async def connect(home: Home, env: Env, environ: Mapping[str, str]) -> AsyncIter
     home.require()
     found = await lock_or_daemon(home, env, "command")
     if isinstance(found, Holder):
-        from stnode.node.remote import RemoteService
-
-        remote = RemoteService(found.url, found.api_key)
-        try:
+        async with _remote(found) as remote:
             yield remote
-        finally:
-            await remote.close()
         return
     try:
-        # These imports take most of a second: a command that asks the daemon does without them.
         from stnode.net import identity
         from stnode.node.node import Node
         from stnode.node.operations import NodeService
@@ -40,3 +37,38 @@ async def connect(home: Home, env: Env, environ: Mapping[str, str]) -> AsyncIter
             await node.stop()
     finally:
         found.release()
+
+
+async def check_store(home: Home, env: Env, environ: Mapping[str, str], read_data: bool) -> AsyncIterator[CheckStep]:
+    """Checks the store of `home`: by its daemon, else directly, without a node: none may be able to start on a damaged store."""
+    home.require()
+    found = await lock_or_daemon(home, env, "command")
+    if isinstance(found, Holder):
+        async with _remote(found) as remote:
+            async for step in remote.bucket_check(read_data):
+                yield step
+        return
+    try:
+        from stnode.node.objects import open_objects
+        from stnode.repo.check import check
+
+        objects = open_objects(home.path, config.load(home.config, environ), env)
+        try:
+            home.state.mkdir(mode=0o700, exist_ok=True)
+            async for step in check(objects, env, home.state, read_data=read_data):
+                yield step
+        finally:
+            await objects.close()
+    finally:
+        found.release()
+
+
+@asynccontextmanager
+async def _remote(holder: Holder) -> AsyncIterator[Service]:
+    from stnode.node.remote import RemoteService
+
+    remote = RemoteService(holder.url, holder.api_key)
+    try:
+        yield remote
+    finally:
+        await remote.close()

@@ -25,9 +25,9 @@ from stnode.folder.transfer import Limits
 from stnode.folder.view import FolderView
 from stnode.net.identity import Identity
 from stnode.node.connections import Connections
-from stnode.objectstore.options import StoreOptions
+from stnode.node.objects import open_objects
 from stnode.objectstore.probe import probe
-from stnode.objectstore.registry import OpenedStore, open_store
+from stnode.objectstore.registry import OpenedStore
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.messages import Hello
 from stnode.repo import state
@@ -77,8 +77,7 @@ class Node:
     @classmethod
     async def open(cls, home: Path, config: Config, identity: Identity, env: Env, *, offline: bool = False) -> Node:
         """Opens store and caches and follows the journal to its head. Raises what the store or the configuration gets wrong."""
-        url = config.store.url or f"file://{home.absolute() / 'store'}"
-        objects = open_store(url, _store_options(config), env)
+        objects = open_objects(home, config, env)
         db: Database | None = None
         try:
             if not offline:
@@ -187,18 +186,3 @@ class Node:
     def view(self, folder_id: str) -> FolderView:
         """The one way to see and change a folder's content."""
         return self.folder(folder_id).view
-
-
-def _store_options(config: Config) -> StoreOptions:
-    store = config.store
-    return StoreOptions(
-        endpoint_url=store.endpoint_url,
-        region=store.region,
-        access_key_id=store.access_key_id,
-        secret_access_key=store.secret_access_key,
-        session_token=store.session_token,
-        concurrency=store.concurrency,
-        daily_request_budget=store.daily_request_budget,
-        addressing_style=store.addressing_style,
-        ca_file=store.ca_file,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,10 +13,11 @@ import click
 from stnode.clock import Env
 from stnode.errors import StnodeError
 from stnode.node.home import Home
-from stnode.node.service import Service
+from stnode.node.service import CheckStep, Service
 
 T = TypeVar("T")
 Connect = Callable[[Home, Env, Mapping[str, str]], AbstractAsyncContextManager[Service]]
+CheckStore = Callable[[Home, Env, Mapping[str, str], bool], AsyncIterator[CheckStep]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class App:
     """Made once per process, before the arguments are read; `home` is known after that."""
 
     connect: Connect
+    check_store: CheckStore
     make_env: Callable[[], Env]
     environ: Mapping[str, str]
     home: Home

@@ -9,7 +9,7 @@ from stnode.errors import Corrupt, Internal
 from stnode.frontends.cli.app import App, pass_app, tell_error
 from stnode.frontends.cli.output import Progress, printable, show_json, table
 from stnode.node.present import count_text, size_text
-from stnode.node.service import CheckReport, Service
+from stnode.node.service import CheckReport
 
 _json = click.option("--json", "as_json", is_flag=True, help="Show JSON.")
 
@@ -26,10 +26,10 @@ def bucket() -> None:
 def check(app: App, read_data: bool, as_json: bool) -> None:
     """Check everything stored against everything else: journal, checkpoints, packs, records."""
 
-    async def work(service: Service, env: Env) -> CheckReport:
+    async def work(env: Env) -> CheckReport:
         progress = Progress(env.clock, "check")
         try:
-            async for step in service.bucket_check(read_data):
+            async for step in app.check_store(app.home, env, app.environ, read_data):
                 progress.note(f"{step.phase}: {step.done:,} of {step.total:,}")
                 if step.report is not None:
                     return step.report
@@ -37,7 +37,7 @@ def check(app: App, read_data: bool, as_json: bool) -> None:
             progress.end()
         raise Internal("the check ended without a report")
 
-    report = app.run(work)
+    report = app.run_alone(work)
     if as_json:
         show_json(report)
     else:

@@ -44,7 +44,13 @@ def cli(fake: FakeService, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
     def call(*arguments: str | Path, environ: Mapping[str, str] | None = None) -> Result:
         capsys.readouterr()
-        app = App(connect, system_env, environ or {"STNODE_HOME": str(tmp_path / "home")}, Home(tmp_path))
+        app = App(
+            connect,
+            lambda home, env, environ, read_data: fake.bucket_check(read_data),
+            system_env,
+            environ or {"STNODE_HOME": str(tmp_path / "home")},
+            Home(tmp_path),
+        )
         code = run_cli(app, [str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return Result(code, captured.out, captured.err)
