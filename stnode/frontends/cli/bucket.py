@@ -29,13 +29,15 @@ def check(app: App, read_data: bool, as_json: bool) -> None:
     async def work(env: Env) -> CheckReport:
         progress = Progress(env.clock, "check")
         try:
+            report: CheckReport | None = None
             async for step in app.check_store(app.home, env, app.environ, read_data):
                 progress.note(f"{step.phase}: {step.done:,} of {step.total:,}")
-                if step.report is not None:
-                    return step.report
+                report = step.report
         finally:
             progress.end()
-        raise Internal("the check ended without a report")
+        if report is None:
+            raise Internal("the check ended without a report")
+        return report
 
     report = app.run_alone(work)
     if as_json:
