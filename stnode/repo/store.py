@@ -1,0 +1,322 @@
+"""The facade of a store: what the layers above use of the repository. Wires its parts together, has no rules of its own.
+
+All methods run on the event loop. `Store.init` makes a store, `Store.open` opens one and follows it to the head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from sqlite3 import Connection
+from typing import Any, Final
+
+from stnode.clock import Env, Randomness
+from stnode.db import Database
+from stnode.errors import Conflict, Corrupt, NotFound, Refused, UnknownOutcome
+from stnode.objectstore.base import Blob, Exists, Mode, ObjectStore
+from stnode.protocol.deviceid import DeviceID
+from stnode.protocol.fileinfo import FileInfo, blocks_hash
+from stnode.protocol.vector import Vector, to_wire
+from stnode.repo import layout, state
+from stnode.repo.blockindex import BlockIndex
+from stnode.repo.codec import Body, Partial, Section
+from stnode.repo.dedupe import Dedupe
+from stnode.repo.guard import PendingDeletions
+from stnode.repo.journal import Journal, JournalOptions, JournalStatus
+from stnode.repo.packer import Packer, PackerOptions
+from stnode.repo.packlist import PackLists
+from stnode.repo.proposal import Entries, PackTable
+from stnode.repo.reader import Reader
+from stnode.repo.records import Applied, DraftSet, Extent, Outcome
+from stnode.repo.registry import StateRegistry
+from stnode.repo.restore import restore
+from stnode.repo.settings import DeviceSettings, FolderSettings
+from stnode.repo.upkeep import Upkeep
+
+FORMAT_VERSION: Final = 1
+_STORE_ID_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChange:
+    """Settings to be committed together, equal for all nodes. A folder of a known incarnation is changed, of a new one added
+    (`new_folder`); `folders_removed` are folder IDs, `devices_removed` device IDs."""
+
+    folders: tuple[FolderSettings, ...] = ()
+    folders_removed: tuple[str, ...] = ()
+    devices: tuple[DeviceSettings, ...] = ()
+    devices_removed: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """`journal` as it stands; `checkpoint_trouble` is why checkpoints are not written, or "" ; `checkpoints` written by this process."""
+
+    journal: JournalStatus
+    store_id: str
+    checkpoint_trouble: str
+    checkpoints: int
+
+
+def new_folder(random: Randomness, folder_id: str) -> FolderSettings:
+    """A new incarnation of a folder with default settings."""
+    return FolderSettings(folder_id, layout.new_incarnation(random), random.uint64())
+
+
+class Store:
+    """Made by `open`. `packer`, `packlists`, `reader` and `dedupe` are the ways to the blocks; `announced` may be set by the node: whether a
+    known device announces exactly this version of an item, asked in the database's thread (R28). Until then nobody does."""
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        db: Database,
+        env: Env,
+        node: DeviceID,
+        store_id: str,
+        packer_options: PackerOptions | None = None,
+        journal_options: JournalOptions | None = None,
+    ) -> None:
+        self.store_id = store_id
+        self.node = node
+        self.announced: Callable[[Connection, int, FileInfo], bool] = lambda _conn, _fid, _info: False
+        self._objects = objects
+        self._db = db
+        self._env = env
+        registry, index = StateRegistry(), BlockIndex()
+        self.packlists = PackLists(objects, db, env, registry, index=index)
+        self.packer = Packer(
+            objects, env, fkey_of=self.fkey, store_time_us=self.store_time_us, options=packer_options, observer=self.packlists
+        )
+        self.reader = Reader(objects, self.packlists, env)
+        self.dedupe = Dedupe(db, env, self.packlists, registry, index, self.fkey)
+        self._journal = Journal(
+            objects,
+            db,
+            env,
+            (node, env.random.uint64()),
+            self.packer,
+            partial(restore, objects, db, env),
+            self._check_store,
+            self._announced,
+            journal_options,
+        )
+        self._upkeep = Upkeep(objects, db, env, node, self.store_time_us)
+        self._journal.subscribe(self._applied)
+
+    # ---- life ---------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    async def init(objects: ObjectStore, env: Env) -> bool:
+        """Makes a store in an empty bucket; False when there is one already. Raises Refused where the object store cannot create
+        if absent, and what it gets wrong."""
+        capabilities = await objects.capabilities()
+        if not capabilities.create_if_absent:
+            raise _no_conditional_writes(capabilities.name)
+        document = {
+            "format": FORMAT_VERSION,
+            "store": env.random.bytes(_STORE_ID_BYTES).hex(),
+            "capabilities": {"create_if_absent": True, "if_match": capabilities.if_match, "backend": capabilities.name},
+            "key_slots": [],
+        }
+        data = json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+        while True:
+            try:
+                await objects.put(layout.STORE, [data], Mode.CREATE)
+            except Exists:
+                found = await objects.get(layout.STORE)
+                return found.data == data
+            except UnknownOutcome:
+                continue  # the same bytes again: Exists then tells whose they are
+            return True
+
+    @classmethod
+    async def open(
+        cls,
+        objects: ObjectStore,
+        db: Database,
+        env: Env,
+        node: DeviceID,
+        packer_options: PackerOptions | None = None,
+        journal_options: JournalOptions | None = None,
+    ) -> Store:
+        """Opens the store and follows it to the head. Raises NotFound when there is none, Refused for a newer format or an object
+        store that cannot create if absent, and what following finds wrong."""
+        capabilities = await objects.capabilities()
+        if not capabilities.create_if_absent:
+            raise _no_conditional_writes(capabilities.name)
+        document = _parse(await _read_store(objects))
+        if document["format"] != FORMAT_VERSION:
+            raise Refused(
+                f"the store has format {document['format']}, this stnode knows {FORMAT_VERSION}", hint="update stnode on this node"
+            )
+        store = cls(objects, db, env, node, document["store"], packer_options, journal_options)
+        await store.packlists.open()
+        await store._journal.start()
+        store._upkeep.start()
+        return store
+
+    async def close(self) -> None:
+        """Stops committing and following at once. Neither the database nor the object store is closed."""
+        await self._upkeep.close()
+        await self._journal.close()
+        await self.reader.close()
+
+    async def _check_store(self) -> int | None:
+        try:
+            blob = await _read_store(self._objects)
+        except NotFound:
+            raise Refused(
+                "the store's stnode.json is gone: this is an empty bucket or another one",
+                hint="check the store's URL; put the bucket back from its backup",
+            ) from None
+        if _parse(blob)["store"] != self.store_id:
+            raise Refused(
+                "another store lies in the bucket now", hint="check the store's URL; delete the state directory if that is intended"
+            )
+        return blob.meta.date_ns
+
+    # ---- committing ---------------------------------------------------------------------------------------------------
+
+    def submit(self, sets: Sequence[DraftSet]) -> asyncio.Future[list[Outcome]]:
+        """Queues changes for the next commits; the future gives an outcome for each set, in order, when all are decided. Deletions that
+        the guard holds back decide late: keep them in batches of their own. It fails only when the store is closed."""
+        return self._journal.submit(sets)
+
+    def submit_entries(self, make: Entries, handles: frozenset[int] = frozenset()) -> asyncio.Future[int]:
+        """Queues entries other than records, made anew on every state that they are tried on: the future gives the commit's number. For
+        collection and repair. `handles` are packs of the packer that they name."""
+        return self._journal.submit_entries(make, handles)
+
+    def submit_settings(self, change: SettingsChange) -> asyncio.Future[int]:
+        """Queues settings; the future gives the commit's number. It fails with Conflict when a folder of this ID exists already or its
+        incarnation is gone, NotFound for removing one that does not exist."""
+        return self._journal.submit_entries(partial(_settings, change=change))
+
+    def submit_partial(self, fid: int, info: FileInfo, runs: Sequence[tuple[int, Extent]]) -> asyncio.Future[int]:
+        """Registers what is durable of a version that is still being pulled: (first block, extent) for each run. Blocks whose packs may not
+        be named any more are left out. The future gives the commit's number."""
+        handles = frozenset(extent[0] for _, extent in runs if extent[0] < 0)
+        return self._journal.submit_entries(partial(_partial, fid=fid, info=info, runs=tuple(runs), node=self.node), handles)
+
+    def drop_partials(self, fid: int, versions: Sequence[tuple[str, Vector]]) -> asyncio.Future[int]:
+        """Ends partial files (name, version) that nobody will finish."""
+
+        def make(conn: Connection, _packs: PackTable) -> Body:
+            return Body(sections=(Section(_fkey(conn, fid), partials_dropped=tuple((name, to_wire(v)) for name, v in versions)),))
+
+        return self._journal.submit_entries(make)
+
+    # ---- following ----------------------------------------------------------------------------------------------------
+
+    def subscribe(self, callback: Callable[[Applied], None]) -> None:
+        """`callback` hears of every commit, own or not, in order, after it is in SQLite; it must not wait."""
+        self._journal.subscribe(callback)
+
+    def hint(self) -> None:
+        """A sibling says that there is news: look now."""
+        self._journal.hint()
+
+    async def follow_to_head(self) -> None:
+        """Returns when every commit that existed at the call is in SQLite. Raises Unavailable and what following finds wrong."""
+        await self._journal.follow_to_head()
+
+    def pending_deletions(self) -> list[PendingDeletions]:
+        """Mass deletions that wait for `confirm_deletions` or for their hour."""
+        return self._journal.pending_deletions()
+
+    def confirm_deletions(self, fid: int) -> None:
+        """Lets a folder's deletions go on, those that wait and those of the next hour."""
+        self._journal.confirm_deletions(fid)
+
+    def status(self) -> StoreStatus:
+        """How it stands."""
+        trouble = self._upkeep.trouble
+        return StoreStatus(self._journal.status(), self.store_id, trouble.message if trouble else "", self._upkeep.written)
+
+    def store_time_us(self) -> int:
+        """Store time (Unix microseconds) as far as seen."""
+        return self._journal.store_time_us()
+
+    def fkey(self, fid: int) -> str:
+        """The key part of a folder that exists."""
+        fkey = self._journal.fkeys.get(fid)
+        if fkey is None:
+            raise NotFound(f"folder {fid} does not exist in this store")
+        return fkey
+
+    def _applied(self, applied: Applied) -> None:
+        if applied.restored:
+            self.reader.forget_moves()
+        self._upkeep.applied(applied)
+
+    def _announced(self, conn: Connection, fid: int, info: FileInfo) -> bool:
+        return self.announced(conn, fid, info)
+
+
+def _no_conditional_writes(name: str) -> Refused:
+    return Refused(
+        f"the object store{f' ({name})' if name else ''} has no conditional writes: commits of several nodes would overwrite each other",
+        hint="use a server or a version of it that honours If-None-Match",
+    )
+
+
+async def _read_store(objects: ObjectStore) -> Blob:
+    try:
+        return await objects.get(layout.STORE)
+    except NotFound:
+        raise NotFound("there is no store here: stnode.json is missing", hint="check the store's URL, or run `stnode init`") from None
+
+
+def _parse(blob: Blob) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(blob.data)
+        if not isinstance(document["store"], str) or not isinstance(document["format"], int):
+            raise TypeError
+    except (ValueError, KeyError, TypeError) as exc:
+        raise Corrupt("stnode.json cannot be read", hint="put it back from a backup of the bucket") from exc
+    return document
+
+
+def _fkey(conn: Connection, fid: int) -> str:
+    folder = state.folder(conn, fid)
+    if folder is None or folder.removed:
+        raise NotFound(f"folder {fid} does not exist any more")
+    return folder.fkey
+
+
+def _settings(conn: Connection, _packs: PackTable, change: SettingsChange) -> Body:
+    removed = []
+    for folder_id in change.folders_removed:
+        there = state.folder_by_id(conn, folder_id)
+        if there is None:
+            raise NotFound(f"there is no folder {folder_id!r}")
+        removed.append(there.fkey)
+    gone = {folder.fkey for folder in state.folders(conn, removed=True) if folder.removed}
+    for settings in change.folders:
+        there = state.folder_by_id(conn, settings.folder_id)
+        if settings.fkey in gone or settings.fkey in removed:
+            raise Conflict(f"this incarnation of folder {settings.folder_id!r} was removed", hint="add the folder anew")
+        if there is not None and there.fkey != settings.fkey and there.fkey not in removed:
+            raise Conflict(f"folder {settings.folder_id!r} exists already")
+    return Body(folders=change.folders, folders_removed=tuple(removed), devices=change.devices, devices_removed=change.devices_removed)
+
+
+def _partial(conn: Connection, packs: PackTable, fid: int, info: FileInfo, runs: Sequence[tuple[int, Extent]], node: bytes) -> Body:
+    usable = [(start, extent) for start, extent in runs if packs.usable((extent,))]
+    if not usable:
+        raise Conflict(f"no block of {info.name!r} may be named any more")
+    partial_file = Partial(
+        name=info.name,
+        version=to_wire(info.version),
+        node=node,
+        size_bytes=info.size,
+        block_size=info.block_size,
+        blocks_hash=blocks_hash(info.block_hashes) if info.block_hashes else b"",
+        starts=tuple(start for start, _ in usable),
+        extents=tuple(packs.place((extent,))[0] for _, extent in usable),
+    )
+    return Body(sections=(Section(_fkey(conn, fid), partials=(partial_file,)),))
