@@ -6,6 +6,7 @@ adds the block hashes from the packs' lists and hands encoded batches on.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
@@ -18,7 +19,7 @@ from stnode.repo import state
 from stnode.repo.records import Record
 from stnode.repo.store import Store
 
-_READ = 1000
+_READ = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Announcer:
         self._fid = fid
         self._sent: int | None = None
         self._update = False
-        self._queue: list[Batch] = []
+        self._queue: deque[Batch] = deque()
 
     def start(self, after: int, *, full: bool) -> None:
         """Send what is numbered above `after`; with `full` the first batch replaces all that the peer has of us."""
@@ -58,7 +59,7 @@ class Announcer:
         """The next batch, None when everything committed has been handed out."""
         if not self._queue and self._sent is not None:
             await self._fill(self._sent)
-        return self._queue.pop(0) if self._queue and self._sent is not None else None
+        return self._queue.popleft() if self._queue and self._sent is not None else None
 
     async def _fill(self, after: int) -> None:
         def read(conn: Connection) -> list[Record]:
@@ -70,8 +71,11 @@ class Announcer:
         encoded = await announced_files(self._env, self._store.packlists, records)
         if self._sent != after:
             return  # restarted by another ClusterConfig meanwhile
+        cuts = list(announce.batches(records, encoded))
+        if len(records) == _READ and len(cuts) > 1:
+            cuts.pop()  # read again with what follows it, so that no rename is torn apart at the page's end
         prev = after
-        for first, end in announce.batches(records, encoded):
+        for first, end in cuts:
             last = records[end - 1].sequence
             self._queue.append(Batch(encoded[first:end], last, prev, self._update))
             self._update = True

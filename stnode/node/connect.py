@@ -30,7 +30,7 @@ async def connect(home: Home, env: Env, environ: Mapping[str, str]) -> AsyncIter
         from stnode.node.operations import NodeService
 
         settings = config.load(home.config, environ)
-        node = await Node.open(home.path, settings, identity.load(home.path), env, offline=True)
+        node = await Node.open(home.path, settings, identity.load(home.path), env)
         try:
             yield NodeService(node)
         finally:

@@ -1,14 +1,15 @@
 """One node put together: object store, database, repository, folders, connections.
 
 Devices and folders are settings of the store, equal for all nodes; when a commit changes them, whoever made it, the node starts
-and stops folders, dials or disconnects devices and tells its peers. `offline` opens the node for a command: no runner, no
-listener, but everything that the store can do.
+and stops folders, dials or disconnects devices and tells its peers. A node that was opened and not started serves a command: no
+runner, no listener, but everything that the store can do.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
@@ -26,12 +27,11 @@ from stnode.folder.view import FolderView
 from stnode.net.identity import Identity
 from stnode.node.connections import Connections
 from stnode.node.objects import open_objects
-from stnode.objectstore.probe import probe
 from stnode.objectstore.registry import OpenedStore
 from stnode.protocol.deviceid import DeviceID
+from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.messages import Hello
 from stnode.repo import state
-from stnode.repo.packer import PackerOptions
 from stnode.repo.records import Applied
 from stnode.repo.settings import DeviceSettings, FolderSettings
 from stnode.repo.store import Store
@@ -67,6 +67,7 @@ class Node:
         self.folders: dict[str, Folder] = {}
         self._online = False
         self._settings_wake = asyncio.Event()
+        self._settings_lock = asyncio.Lock()
         self._tasks = Tasks(env, self._crashed)
         hello = Hello(config.node.name, "stnode", f"v{__version__}")
         self.connections = Connections(env, db, store, identity, hello, self.metrics, lambda: self.devices, self.runners)
@@ -75,26 +76,22 @@ class Node:
     # --- life
 
     @classmethod
-    async def open(cls, home: Path, config: Config, identity: Identity, env: Env, *, offline: bool = False) -> Node:
-        """Opens store and caches and follows the journal to its head. Raises what the store or the configuration gets wrong."""
+    async def open(cls, home: Path, config: Config, identity: Identity, env: Env) -> Node:
+        """Opens store and caches and follows the journal to its head. Raises what the store or the configuration gets wrong. Until
+        `start` the node is off line: no folder is pulled, nobody connects, but commands work."""
         objects = open_objects(home, config, env)
-        db: Database | None = None
-        try:
-            if not offline:
-                await probe(objects, env)
-            state_dir = home / "state"
-            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            db = Database(state_dir / "state.db")
-            store = await Store.open(objects, db, env, identity.device_id, PackerOptions())
+        async with AsyncExitStack() as opened:
+            opened.push_async_callback(objects.close)
+            db = Database(await env.threads.run(_state_file, home))
+            opened.push_async_callback(db.close)
+            store = await Store.open(objects, db, env, identity.device_id)
+            opened.push_async_callback(store.close)
             await index.migrate(db)
+            store.announced = _announced_by_a_device
             node = cls(config, identity, env, objects, db, store)
             await node._load_settings()
-        except BaseException:
-            if db is not None:
-                await db.close()
-            await objects.close()
-            raise
-        return node
+            opened.pop_all()
+            return node
 
     async def start(self) -> None:
         """Runs the folders, listens and dials."""
@@ -135,8 +132,14 @@ class Node:
         while True:
             await self._settings_wake.wait()
             self._settings_wake.clear()
+            await self.load_settings()
+
+    async def load_settings(self) -> None:
+        """Returns when devices, folders and views are those of the committed settings."""
+        async with self._settings_lock:
             await self._load_settings()
-            await self.connections.settings_changed()
+            if self._online:
+                await self.connections.settings_changed()
 
     async def _load_settings(self) -> None:
         """Reads devices and folders from the state; starts and stops folders as they came and went."""
@@ -186,3 +189,14 @@ class Node:
     def view(self, folder_id: str) -> FolderView:
         """The one way to see and change a folder's content."""
         return self.folder(folder_id).view
+
+
+def _state_file(home: Path) -> Path:
+    directory = home / "state"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory / "state.db"
+
+
+def _announced_by_a_device(conn: Connection, fid: int, info: FileInfo) -> bool:
+    """Whether a device still has exactly this version: then it makes the conflict copy, should the version lose (R28)."""
+    return bool(index.announced_by(conn, fid, info.name, info.version))
