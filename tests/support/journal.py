@@ -19,7 +19,9 @@ from stnode.repo.settings import FolderDevice, FolderSettings
 DAY_US = 86_400_000_000
 START_US = 1_763_700_000_000_000
 NODE = bytes(range(32))
-PHOTOS = FolderSettings("photos", "00112233aabbccdd", 0xFEDCBA9876543210, "Photos", devices=(FolderDevice(bytes(32)),), ignore_lines=("*.tmp",))
+PHOTOS = FolderSettings(
+    "photos", "00112233aabbccdd", 0xFEDCBA9876543210, "Photos", devices=(FolderDevice(bytes(32)),), ignore_lines=("*.tmp",)
+)
 DOCS = FolderSettings("Docs & more", "ffeeddccbbaa9988", 7, type="receiveonly")
 
 
@@ -129,7 +131,7 @@ def new_journal(seed: str = "journal") -> tuple[JournalWriter, MemoryStore, Env]
 def dump(conn: Connection) -> dict[str, list[tuple[Any, ...]]]:
     """Everything in the state's tables but what only this node keeps: dirty keys, earlier hashes, counters of checkpoints."""
     tables = "folders devices features packs relocations condemned intervals records history partials refs".split()  # noqa: SIM905
-    content = {table: sorted(conn.execute(f"SELECT * FROM {table}").fetchall(), key=repr) for table in tables}  # noqa: S608
+    content = {table: sorted(conn.execute(f"SELECT * FROM {table}").fetchall(), key=repr) for table in tables}
     columns = "complete, number, slot_sha, store_time_us, horizon_us, next_pack, next_folder, hash"
-    content["state"] = conn.execute(f"SELECT {columns} FROM state").fetchall()  # noqa: S608
+    content["state"] = conn.execute(f"SELECT {columns} FROM state").fetchall()
     return content

@@ -109,7 +109,9 @@ def large_slot() -> Slot:
     """A commit with a stored body, two of its sets dropped, and an addition inside."""
     stored = BodyRef(_ID, 123_456, hashlib.sha256(encode_body(all_body())).digest())
     extra = Body(sections=(Section(PHOTOS.fkey, (BodySet(SetKind.SINGLE, (record("c.txt", 1, ((-1, 0, 1),)),)),)),))
-    return Slot(3, slot_sha(encode_slot(small_slot())), NODE, 1, b"\x09" * 16, START_US + 1, ((PHOTOS.fkey, START_US + 1),), stored, (1, 3), extra)
+    return Slot(
+        3, slot_sha(encode_slot(small_slot())), NODE, 1, b"\x09" * 16, START_US + 1, ((PHOTOS.fkey, START_US + 1),), stored, (1, 3), extra
+    )
 
 
 def manifest() -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_golden_files_are_read() -> None:
 @pytest.mark.parametrize("name", samples.SAMPLES)
 def test_every_damaged_byte_and_every_torn_end_is_corrupt_and_named(name: str) -> None:
     data = (GOLDEN / name).read_bytes()
-    decoders = {
+    decoders: dict[str, Callable[[bytes, str], object]] = {
         "slot": codec.decode_slot,
         "body": codec.decode_body,
         "manifest": codec.decode_manifest,
@@ -79,7 +80,7 @@ def test_a_valid_frame_around_nonsense_is_corrupt() -> None:
         with pytest.raises(Corrupt, match="b is damaged"):
             codec.decode_body(seal(Kind.BODY, message), "b")
     torn = pb.Body(sections=[pb.Section(sets=[pb.RecordSet(records=[pb.NewRecord(extents=b"\x80")])])]).SerializeToString()
-    with pytest.raises(Corrupt, match="b is damaged.*extent"):
+    with pytest.raises(Corrupt, match=r"b is damaged.*extent"):
         codec.decode_body(seal(Kind.BODY, torn), "b")
     with pytest.raises(Corrupt, match="malformed"):
         codec.decode_slot(seal(Kind.SLOT, b""), "s")
@@ -103,7 +104,9 @@ def test_content_drops_sets_and_goes_on_with_the_inline_body() -> None:
         sections=(section(record("a"), record("b")), section(record("c"), folder=DOCS)),
         packs_added=samples.all_body().packs_added * 2,
     )
-    extra = Body(sections=(section(record("d", 1, ((-1, 0, 1), (5, 0, 1)))),), packs_added=samples.all_body().packs_added, packs_condemned=(9,))
+    extra = Body(
+        sections=(section(record("d", 1, ((-1, 0, 1), (5, 0, 1)))),), packs_added=samples.all_body().packs_added, packs_condemned=(9,)
+    )
     slot = replace(samples.large_slot(), dropped=(1, 2), body=extra)
     merged = codec.content(slot, stored)
     assert merged.sections[0] == section(record("a"), record("d", 1, ((-3, 0, 1), (5, 0, 1))))
