@@ -14,7 +14,7 @@ from sqlite3 import Connection
 
 from stnode.folder import ignore
 from stnode.folder.evaluation import BATCH, Rules, evaluate, remove, take_in
-from stnode.folder.needs import announced_by, completion, missing_content, need_totals, needed_info, next_needed, sources
+from stnode.folder.needs import announced_by, best_versions, completion, missing_content, need_totals, needed_info, next_needed, sources
 from stnode.folder.tables import device_number, index_state, migrate, set_index_state
 from stnode.folder.types import SMALL_BYTES, Completion, IndexEffect, IndexState, Needed, NeedKind, NeedTotals
 from stnode.protocol.fileinfo import FileInfo
@@ -31,6 +31,7 @@ __all__ = [
     "announced_by",
     "apply_index",
     "begin_index",
+    "best_versions",
     "completion",
     "device_number",
     "drop_device",

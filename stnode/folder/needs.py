@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
 
+from stnode.folder.decision import Entry, Item
 from stnode.folder.evaluation import fill_batch
 from stnode.folder.tables import HAS, INVALID
 from stnode.folder.types import Completion, Needed, NeedKind, NeedTotals
@@ -51,6 +52,20 @@ def announced_by(conn: Connection, fid: int, name: str, version: Vector) -> list
     """Devices whose index has exactly this version of the name, valid: they make the conflict copy if it loses (R28)."""
     rows = conn.execute("SELECT dev, version FROM remote WHERE fid = ? AND name = ? AND NOT flags & ?", (fid, name, INVALID))
     return [dev for dev, wire in rows if vector.from_wire(wire) == version]
+
+
+def best_versions(conn: Connection, fid: int, names: Sequence[str]) -> dict[str, Vector]:
+    """The version that would be global if we had nothing, deletions too; names that no device announces as valid are left out."""
+    fill_batch(conn, names)
+    entries: dict[str, list[Entry]] = {}
+    for name, *entry in conn.execute(
+        "SELECT r.name, r.dev, r.seq, r.flags, r.size, r.modified, r.version, r.content FROM temp.batch b CROSS JOIN remote r "
+        "ON r.fid = ? AND r.name = b.name",
+        (fid,),
+    ):
+        entries.setdefault(name, []).append(Entry._make(entry))
+    winners = ((name, Item(conn, fid, name, None, None, None).winner(found)) for name, found in entries.items())
+    return {name: vector.from_wire(winner.version) for name, winner in winners if winner is not None}
 
 
 def missing_content(conn: Connection, fid: int) -> list[int]:
