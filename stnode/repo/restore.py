@@ -135,7 +135,7 @@ async def _replay(objects: ObjectStore, db: Database, journal: str) -> tuple[int
     while True:
         numbers = range(at.number + 1, at.number + 1 + SLOTS_AHEAD)
         datas = await asyncio.gather(*(_get(objects, number, journal) for number in numbers))
-        commits: list[tuple[Slot, bytes, Body]] = []
+        commits: list[tuple[Slot, bytes, Body | None]] = []
         for number, data in zip(numbers, datas, strict=True):
             if data is None:
                 break
@@ -147,7 +147,9 @@ async def _replay(objects: ObjectStore, db: Database, journal: str) -> tuple[int
             if slot.number != number or slot.prev != prev:
                 raise Corrupt(f"{key} does not follow commit {number - 1}", hint="run `stnode bucket repair`")
             body = await read_content(objects, slot)
-            if body is None:
+            if body is None and commits:
+                break  # judged on the state before it, in the next round
+            if body is None and await db.run(partial(state.check_slot, slot=slot)) is None:
                 again = await _get(objects, number, journal)
                 if again is not None and isinstance(decode_slot(again, key), Stub):
                     return replayed, number
@@ -160,7 +162,7 @@ async def _replay(objects: ObjectStore, db: Database, journal: str) -> tuple[int
             return replayed, None
 
 
-def _apply(conn: Connection, commits: list[tuple[Slot, bytes, Body]]) -> state.Head:
+def _apply(conn: Connection, commits: list[tuple[Slot, bytes, Body | None]]) -> state.Head:
     for slot, sha, body in commits:
         state.apply(conn, slot, sha, body)
     return state.head(conn)

@@ -90,8 +90,11 @@ class JournalWriter:
         """A pack minted now; only its registration exists."""
         return PackAdded(folder.fkey, mint(self.clock.now_us, self.env.random), blocks * 100 + 60, blocks, blocks * 100, 60)
 
-    async def commit(self, body: Body, *, stored: bool = False, extra: Body | None = None, **changes: Any) -> Slot:
-        """Writes the next slot; `stored` puts the body into an object, `extra` is the inline one beside it."""
+    async def commit(
+        self, body: Body, *, stored: bool = False, extra: Body | None = None, body_ref: BodyRef | None = None, **changes: Any
+    ) -> Slot:
+        """Writes the next slot; `stored` puts the body into an object, `extra` is the inline one beside it, `body_ref` names
+        an object that may not exist."""
         self.clock.now_us += 1_000_000
         now_us = self.clock.now_us
         sections = (*body.sections, *(extra.sections if extra else ()))
@@ -111,6 +114,8 @@ class JournalWriter:
             fields["stored"] = BodyRef(name, len(data), hashlib.sha256(data).digest())
             if extra is not None:
                 fields["body"] = extra
+        elif body_ref is not None:
+            fields["stored"] = body_ref
         else:
             fields["body"] = body
         slot = Slot(**(fields | changes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -13,10 +14,10 @@ from stnode.errors import Corrupt, NotFound, Refused
 from stnode.objectstore.base import Blob, Key
 from stnode.objectstore.memory import MemoryStore
 from stnode.repo import checkpoint, state
-from stnode.repo.codec import Body, Manifest, decode_manifest, encode_manifest, encode_stub
-from stnode.repo.layout import body_key, journal_prefix, manifest_key, run_key, slot_key
+from stnode.repo.codec import Body, BodyRef, Manifest, decode_manifest, encode_manifest, encode_stub
+from stnode.repo.layout import body_key, journal_prefix, manifest_key, mint, run_key, slot_key
 from stnode.repo.restore import RestoreReport, read_manifest, restore
-from tests.support.journal import NODE, PHOTOS, JournalWriter, dump, new_journal, record, section
+from tests.support.journal import DAY_US, NODE, PHOTOS, JournalWriter, dump, new_journal, record, section
 
 
 class World:
@@ -162,6 +163,18 @@ async def test_bodies_that_are_gone_or_changed(world: World) -> None:
     with pytest.raises(Corrupt, match="body of commit 8 is missing") as caught:
         await world.restore()
     assert "--void 8" in caught.value.hint
+
+
+async def test_a_void_commits_body_may_be_collected(world: World) -> None:
+    """Its slot says that it was minted below the horizon; nobody needs the body to know that it is void."""
+    now_us = world.writer.clock.now_us
+    await world.apply(Body(horizon_us=now_us - DAY_US))
+    ref = BodyRef(mint(now_us - 2 * DAY_US, world.writer.env.random), 1, bytes(32))
+    slot = await world.writer.commit(Body(), body_ref=ref)
+    assert slot.number == 12
+    await world.writer.commit(body(13))
+    assert await world.restore() == RestoreReport(13, 6, 7)
+    assert set(await world.db.run(partial(state.get_records, fid=1, names=["new 12", "new 13"]))) == {"new 13"}
 
 
 async def test_a_newer_versions_store_is_refused(world: World) -> None:
