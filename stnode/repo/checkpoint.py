@@ -43,8 +43,8 @@ TRUNCATE_AFTER_US: Final = 86_400_000_000
 
 _CHUNK: Final = 4096
 _log = get_logger(__name__)
-_SMALLEST_SLOT_BYTES: Final = 112
-"""Predecessor, node and write id alone are 80 bytes behind the frame's 32; a stub has less than 50."""
+_SMALLEST_SLOT_BYTES: Final = 64
+"""A stub has at most 43 bytes; a slot's device ID and write id alone, which do not compress, make 80 with the container's header."""
 
 
 def due(conn: sqlite3.Connection) -> bool:
