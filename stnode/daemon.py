@@ -85,7 +85,7 @@ async def _serve_locked(home: Home, settings: config.Config, env: Env, lock: Hom
     node = await _unless(stop, env, Node.open(home.path, settings, identity.load(home.path), env))
     if node is None:
         return
-    service = NodeService(node, stop.set)
+    service = NodeService(node, home.state, stop.set)
     api = ApiServer(service, settings.api, node.metrics)
     try:
         url = await api.start()

@@ -32,7 +32,7 @@ async def connect(home: Home, env: Env, environ: Mapping[str, str]) -> AsyncIter
         settings = config.load(home.config, environ)
         node = await Node.open(home.path, settings, identity.load(home.path), env)
         try:
-            yield NodeService(node)
+            yield NodeService(node, home.state)
         finally:
             await node.stop()
     finally:

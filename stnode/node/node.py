@@ -68,6 +68,8 @@ class Node:
         self._online = False
         self._settings_wake = asyncio.Event()
         self._settings_lock = asyncio.Lock()
+        # Views that others have taken the place of are kept until the end: calls under way end by them.
+        self._views: list[FolderView] = []
         self._tasks = Tasks(env, self._crashed)
         hello = Hello(config.node.name, "stnode", f"v{__version__}")
         self.connections = Connections(env, db, store, identity, hello, self.metrics, lambda: self.devices, self.runners)
@@ -108,6 +110,8 @@ class Node:
         for folder in self.folders.values():
             if folder.runner is not None:
                 await folder.runner.stop()
+        for view in self._views:
+            await view.close()
         await self.store.close()
         await self.db.close()
         await self.objects.close()
@@ -172,7 +176,9 @@ class Node:
         return Folder(fid, settings, self._make_view(fid, settings), runner)
 
     def _make_view(self, fid: int, settings: FolderSettings) -> FolderView:
-        return FolderView(self.env, self.db, self.store, fid, settings, self.identity.device_id)
+        view = FolderView(self.env, self.db, self.store, fid, settings, self.identity.device_id)
+        self._views.append(view)
+        return view
 
     # --- for frontends
 

@@ -13,7 +13,10 @@ from stnode.clock import Env
 from stnode.errors import ConfigError, Conflict, Full, Refused
 from stnode.net import identity
 from stnode.node.home import Holder, Home, lock_or_daemon
+from stnode.node.objects import open_objects, store_url
+from stnode.objectstore.probe import probe
 from stnode.protocol import deviceid
+from stnode.repo.store import Store
 
 _KEY_BYTES = 24
 
@@ -55,12 +58,22 @@ async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, s
         if not new_home:
             _require_same(asked, settings)
         own = await env.threads.run(identity.load_or_generate, home.path, env.clock)
-        new_store, warnings = await _make_store(home, settings, own, env)
+        new_store, warnings = await _make_store(home, settings, env)
         if new_home:
             await env.threads.run(_write, home.config, text)
-        return Done(deviceid.format(own.device_id), settings.store.url or f"file://{home.path / 'store'}", new_home, new_store, warnings)
+        return Done(deviceid.format(own.device_id), store_url(home.path, settings), new_home, new_store, warnings)
     finally:
         lock.release()
+
+
+async def _make_store(home: Home, settings: config.Config, env: Env) -> tuple[bool, tuple[str, ...]]:
+    """Tries the store out and makes it unless it is there; (whether it is new, what to warn about)."""
+    objects = open_objects(home.path, settings, env)
+    try:
+        capabilities = await probe(objects, env)
+        return await Store.init(objects, env), capabilities.warnings
+    finally:
+        await objects.close()
 
 
 def _require_same(asked: Asked, settings: config.Config) -> None:

@@ -57,7 +57,8 @@ class FolderStatus:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """One peer device. `completion` maps folder ID to the share of our bytes that the device has. Totals count since the start."""
+    """One peer device. `completion` maps folder ID to the share of the folder that the device has, None while it is not known. Bytes
+    and rates are those of the present connection."""
 
     id: str
     name: str
@@ -69,14 +70,13 @@ class DeviceStatus:
     out_bytes: int = 0
     in_bytes_per_s: float = 0.0
     out_bytes_per_s: float = 0.0
-    connected_since_s: float | None = None
     last_seen_s: float | None = None
     last_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """The store as this node sees it. `lag_s`: how long ago the node last knew to be at the journal's head; None = never yet.
+    """The store as this node sees it. `spooled_bytes` wait to be stored, `objects` and `bytes` are those of packs. `lag_s`: how long ago the node last knew to be at the journal's head; None = never yet.
     `unavailable_since_s` is None while the store answers. `requests` counts object store requests by kind since the start."""
 
     url: str
@@ -92,6 +92,23 @@ class StoreStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingDevice:
+    """A device that tried to connect and is not in the store's settings."""
+
+    id: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class PendingFolder:
+    """A folder that a device wants to share and that is not here, or not shared with it."""
+
+    id: str
+    label: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """Everything above, and the node itself. `running` is False when a command opened the node without a daemon."""
 
@@ -104,3 +121,5 @@ class NodeStatus:
     store: StoreStatus
     folders: tuple[FolderStatus, ...]
     devices: tuple[DeviceStatus, ...]
+    pending_devices: tuple[PendingDevice, ...] = ()
+    pending_folders: tuple[PendingFolder, ...] = ()

@@ -6,12 +6,20 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from stnode import config
+from stnode.clock import system_env
 from stnode.config import ApiSection
-from stnode.errors import Conflict, Invalid, NotFound, StnodeError
+from stnode.errors import Conflict, Invalid, NotFound, Refused, StnodeError
 from stnode.frontends.api import ApiServer
+from stnode.net import identity
+from stnode.node import setup
+from stnode.node.home import Home
+from stnode.node.node import Node
+from stnode.node.operations import NodeService
 from stnode.node.remote import RemoteService
 from stnode.node.service import DeviceSettings, Entry, FolderChange, FolderSettings, Service
 from tests.support.fake_service import PEER_ID, FakeService
@@ -29,10 +37,29 @@ async def over_http(service: Service) -> AsyncIterator[Service]:
         await server.stop()
 
 
-@pytest.fixture(params=["fake", "fake over HTTP"])
-async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+@asynccontextmanager
+async def of_a_node(path: Path) -> AsyncIterator[Service]:
+    """A node on an embedded store of its own, opened as commands open it."""
+    env = system_env()
+    try:
+        await setup.initialise(Home(path), setup.Asked(name="test"), env, {})
+        node = await Node.open(path, config.load(path / "config.toml", {}), identity.load(path), env)
+        try:
+            service = NodeService(node, path)
+            await service.folder_add(FolderSettings("docs", label="My docs"))
+            yield service
+        finally:
+            await node.stop()
+    finally:
+        env.close()
+
+
+@pytest.fixture(params=["fake", "fake over HTTP", "node", "node over HTTP"])
+async def service(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Service]:
     async with AsyncExitStack() as stack:
         made: Service = FakeService()
+        if request.param.startswith("node"):
+            made = await stack.enter_async_context(of_a_node(tmp_path / "home"))
         if request.param.endswith("over HTTP"):
             made = await stack.enter_async_context(over_http(made))
         yield made
@@ -112,6 +139,7 @@ async def test_a_directory_is_no_file(service: Service) -> None:
     await service.mkdir("docs/d")
     with pytest.raises(Invalid):
         await content(service, "docs/d")
+    await service.write("docs/d/f", pieces(b"x"))
     with pytest.raises(Conflict):
         await service.write("docs/d", pieces(b"x"))
 
@@ -172,7 +200,7 @@ async def test_devices_and_folders(service: Service) -> None:
     with pytest.raises(Conflict):
         await service.device_add(device)
     with pytest.raises(Invalid):
-        await service.device_add(DeviceSettings("A" * 56))
+        await service.device_add(DeviceSettings(PEER_ID[:-1] + "3"))
     folder = await service.folder_add(FolderSettings("pics", "Pictures", "sendonly", ("laptop",), ("*.tmp",)))
     assert folder.devices == (PEER_ID,)
     changed = await service.folder_set("pics", FolderChange(label="P", type="receiveonly", remove_devices=("laptop",), history="7d"))
@@ -187,9 +215,10 @@ async def test_devices_and_folders(service: Service) -> None:
 
 
 async def test_override_and_revert_want_their_type_of_folder(service: Service) -> None:
-    for call in (service.folder_override("docs"), service.folder_revert("docs")):
-        with pytest.raises(Invalid):
-            await call
+    with pytest.raises(Refused):
+        await service.folder_override("docs")
+    with pytest.raises(Refused):
+        await service.folder_revert("docs")
     with pytest.raises(NotFound):
         await service.confirm_deletions("docs")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
-from stnode.errors import Conflict, Invalid, NotFound
+from stnode.errors import Conflict, Invalid, NotFound, Refused
 from stnode.node.service import (
     PAGE,
     BucketStats,
@@ -109,12 +109,12 @@ class FakeService:
 
     async def folder_override(self, folder: str) -> int:
         if self._folder(folder).type != "sendonly":
-            raise Invalid(f"{folder} is no send-only folder")
+            raise Refused(f"{folder} is no send-only folder")
         return 0
 
     async def folder_revert(self, folder: str) -> int:
         if self._folder(folder).type != "receiveonly":
-            raise Invalid(f"{folder} is no receive-only folder")
+            raise Refused(f"{folder} is no receive-only folder")
         return 0
 
     async def confirm_deletions(self, folder: str) -> int:
@@ -196,8 +196,8 @@ class FakeService:
         permissions: int | None = None,
     ) -> Entry:
         path = self._path(path)
-        if path in self.entries and self.entries[path].type == "directory":
-            raise Conflict(f"{path} is a directory")
+        if any(there.startswith(f"{path}/") for there in self.entries):
+            raise Conflict(f"{path} is a directory that is not empty")
         self.begun_writes += 1
         try:
             data = b"".join([piece async for piece in source])

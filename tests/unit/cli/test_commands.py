@@ -114,7 +114,7 @@ def test_devices_and_folders(cli: Cli, fake: FakeService) -> None:
     assert cli("folder", "set", "pics", "--type", "receiveonly", "--remove-device", "laptop", "--no-ignore").code == 0
     assert (fake.folders["pics"].type, fake.folders["pics"].devices, fake.folders["pics"].ignore) == ("receiveonly", (), ())
     assert cli("folder", "revert", "pics").out == "reverted 0 items\n"
-    assert cli("folder", "override", "pics").code == 64
+    assert cli("folder", "override", "pics").code == 77
     assert cli("folder", "confirm-deletions", "pics").code == 66
     assert cli("folder", "remove", "pics").code == 77  # nobody to ask
     assert cli("folder", "remove", "pics", "--yes").code == 0

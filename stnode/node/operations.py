@@ -1,0 +1,259 @@
+"""`Service` on a node in this process: finds the folder, asks the view or the store, and puts the answer into plain values."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from sqlite3 import Connection
+from typing import Any, cast
+
+from stnode.errors import Conflict, Invalid, NotFound
+from stnode.folder import view
+from stnode.folder.view import FolderView
+from stnode.node.node import Node
+from stnode.node.report import Reporter, read_packs
+from stnode.node.service import (
+    PAGE,
+    BucketStats,
+    CheckStep,
+    DeviceSettings,
+    Entry,
+    EntryType,
+    FolderChange,
+    FolderSettings,
+    FolderStats,
+    KindStats,
+    Listing,
+    SettingsChange,
+)
+from stnode.node.settings import Settings
+from stnode.node.status import NodeStatus
+from stnode.protocol import deviceid
+from stnode.protocol.fileinfo import FileType
+from stnode.repo import state
+from stnode.repo.check import check
+from stnode.repo.store import SettingsChange as Commit
+
+_TYPES: dict[FileType, EntryType] = {FileType.FILE: "file", FileType.DIRECTORY: "directory", FileType.SYMLINK: "symlink"}
+_KINDS = ("packs", "journal", "bodies", "checkpoint", "runs", "nodes")
+
+
+class NodeService:
+    """See `Service`. `stop` is what `shutdown` calls: the daemon passes it, without it there is nothing to stop. `scratch` is a directory
+    with room for a second copy of the state."""
+
+    def __init__(self, node: Node, scratch: Path, stop: Callable[[], None] | None = None) -> None:
+        self._node = node
+        self._scratch = scratch
+        self._stop = stop
+        self._reporter = Reporter(node)
+
+    async def close(self) -> None:
+        """The node is its owner's to stop."""
+
+    async def shutdown(self) -> None:
+        if self._stop is None:
+            raise Invalid("no daemon runs here")
+        self._stop()
+
+    async def id(self) -> str:
+        return deviceid.format(self._node.identity.device_id)
+
+    async def status(self) -> NodeStatus:
+        return await self._reporter.status(running=self._stop is not None)
+
+    # --- settings
+
+    async def _settings(self) -> Settings:
+        def read(conn: Connection) -> Settings:
+            return Settings(self._node.identity.device_id, state.devices(conn), [folder.settings for folder in state.folders(conn)])
+
+        return await self._node.db.run(read)
+
+    async def _commit(self, change: Commit) -> None:
+        """Commits settings; when it returns the node works by them."""
+        await self._node.store.submit_settings(change)
+        await self._node.load_settings()
+
+    async def device_add(self, device: DeviceSettings) -> DeviceSettings:
+        change = (await self._settings()).add_device(device)
+        await self._commit(change)
+        id_ = deviceid.format(deviceid.from_bytes(change.devices[0].device_id))
+        return next(found for found in await self.device_list() if found.id == id_)
+
+    async def device_remove(self, device: str) -> None:
+        await self._commit((await self._settings()).remove_device(device))
+
+    async def device_list(self) -> tuple[DeviceSettings, ...]:
+        return (await self._settings()).devices()
+
+    async def folder_add(self, folder: FolderSettings) -> FolderSettings:
+        await self._commit((await self._settings()).add_folder(folder, self._node.env.random))
+        return await self._shown(folder.id)
+
+    async def folder_remove(self, folder: str) -> None:
+        await self._commit((await self._settings()).remove_folder(folder))
+
+    async def folder_list(self) -> tuple[FolderSettings, ...]:
+        return (await self._settings()).folders()
+
+    async def folder_set(self, folder: str, change: FolderChange) -> FolderSettings:
+        settings = await self._settings()
+        folder_id = settings.folder(folder).folder_id
+        await self._commit(settings.change_folder(folder, change))
+        return await self._shown(folder_id)
+
+    async def _shown(self, folder_id: str) -> FolderSettings:
+        return next(folder for folder in await self.folder_list() if folder.id == folder_id)
+
+    async def settings_plan(
+        self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
+    ) -> tuple[SettingsChange, ...]:
+        return (await self._settings()).compare(devices, folders, self._node.env.random, prune=prune)[0]
+
+    async def settings_apply(
+        self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
+    ) -> tuple[SettingsChange, ...]:
+        changes, commit = (await self._settings()).compare(devices, folders, self._node.env.random, prune=prune)
+        if changes:
+            await self._commit(commit)
+        return changes
+
+    async def folder_override(self, folder: str) -> int:
+        return await self._node.view(folder).override()
+
+    async def folder_revert(self, folder: str) -> int:
+        return await self._node.view(folder).revert()
+
+    async def confirm_deletions(self, folder: str) -> int:
+        found = self._node.folder(folder)
+        waiting = [pending.files for pending in self._node.store.pending_deletions() if pending.fid == found.fid]
+        if not waiting:
+            raise NotFound(f"no deletions wait in the folder {found.settings.folder_id}", hint="`stnode status` shows those that do")
+        self._node.store.confirm_deletions(found.fid)
+        return sum(waiting)
+
+    # --- files
+
+    def _at(self, path: str) -> tuple[FolderView, str, str]:
+        """(view, folder ID, path inside) of FOLDER/PATH."""
+        name, _, inside = path.partition("/")
+        folder = self._node.folder(name)
+        return folder.view, folder.settings.folder_id, inside.rstrip("/")
+
+    def _inside(self, path: str) -> tuple[FolderView, str, str]:
+        """As `_at`, for what must not be the folder itself."""
+        found, folder, inside = self._at(path)
+        if not inside:
+            raise Invalid(f"{path} is a folder, not something in one", hint="write FOLDER/PATH; folders are changed with `stnode folder`")
+        return found, folder, inside
+
+    async def ls(self, path: str, recursive: bool = False, after: str | None = None) -> Listing:
+        if not path:
+            return Listing(tuple(Entry(folder.id, "directory") for folder in await self.folder_list()))
+        found, folder, inside = self._at(path)
+        top = await found.stat(inside)
+        if top.type is not FileType.DIRECTORY:
+            return Listing((_entry(folder, top),))
+        behind = (after or "").partition("/")[2]
+        page = await (found.walk if recursive else found.list_dir)(inside, behind, PAGE)
+        entries = tuple(_entry(folder, entry) for entry in page)
+        return Listing(entries, entries[-1].path if len(entries) == PAGE else None)
+
+    async def stat(self, path: str) -> Entry:
+        found, folder, inside = self._at(path)
+        return _entry(folder, await found.stat(inside))
+
+    async def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "") -> AsyncIterator[bytes]:
+        found, folder, inside = self._inside(path)
+        top = await found.stat(inside)
+        if revision and _entry(folder, top).revision != revision:
+            raise Conflict(f"{path} has changed meanwhile", hint="run the command again")
+        async with aclosing(cast("Any", found.read(inside, offset, length, top.version))) as pieces:
+            async for piece in pieces:
+                yield bytes(piece)
+
+    async def write(
+        self,
+        path: str,
+        source: AsyncIterator[bytes],
+        size: int | None = None,
+        modified_ns: int | None = None,
+        permissions: int | None = None,
+    ) -> Entry:
+        found, folder, inside = self._inside(path)
+        return _entry(folder, await found.write_file(inside, source, size=size, modified_ns=modified_ns, permissions=permissions))
+
+    async def symlink(self, path: str, target: str, modified_ns: int | None = None) -> Entry:
+        found, folder, inside = self._inside(path)
+        return _entry(folder, await found.symlink(inside, target, modified_ns=modified_ns))
+
+    async def mkdir(self, path: str, parents: bool = False, modified_ns: int | None = None, permissions: int | None = None) -> Entry:
+        found, folder, inside = self._inside(path)
+        return _entry(folder, await found.mkdir(inside, parents=parents, modified_ns=modified_ns, permissions=permissions))
+
+    async def rm(self, path: str, recursive: bool = False) -> int:
+        found, _, inside = self._inside(path)
+        return await found.remove(inside, recursive=recursive)
+
+    async def mv(self, source: str, target: str) -> Entry:
+        found, folder, inside = self._inside(source)
+        _, other, new = self._inside(target)
+        if other != folder:
+            raise Invalid(f"{source} and {target} lie in two folders", hint="copy it with `stnode get` and `stnode put`, then remove it")
+        return _entry(folder, await found.rename(inside, new, replace=False))
+
+    # --- the store
+
+    async def bucket_check(self, read_data: bool = False) -> AsyncIterator[CheckStep]:
+        node = self._node
+        async with aclosing(cast("Any", check(node.objects, node.env, self._scratch, read_data=read_data, own=node.db))) as steps:
+            async for step in steps:
+                yield step
+
+    async def bucket_stats(self) -> BucketStats:
+        node = self._node
+
+        def read(conn: Connection) -> tuple[list[state.FolderState], dict[int, tuple[int, int]]]:
+            return state.folders(conn), read_packs(conn)
+
+        folders, packs = await node.db.run(read)
+        kinds = []
+        for kind in _KINDS:
+            sizes = [meta.size_bytes async for meta in node.objects.list(f"{kind}/")]
+            kinds.append(KindStats(kind, len(sizes), sum(sizes)))
+        requests: dict[str, int] = {}
+        for count in node.objects.metrics.snapshot().requests:
+            requests[count.operation] = requests.get(count.operation, 0) + count.count
+        status = node.store.status()
+        return BucketStats(
+            url=node.objects.url,
+            store_id=status.store_id,
+            head=status.journal.number,
+            kinds=tuple(kinds),
+            folders=tuple(
+                FolderStats(
+                    folder.settings.folder_id,
+                    folder.settings.label,
+                    folder.totals.files,
+                    folder.totals.bytes,
+                    *packs.get(folder.fid, (0, 0)),
+                )
+                for folder in folders
+            ),
+            requests=requests,
+        )
+
+
+def _entry(folder: str, entry: view.Entry) -> Entry:
+    return Entry(
+        path=f"{folder}/{entry.name}" if entry.name else folder,
+        type=_TYPES[entry.type],
+        size=entry.size,
+        modified_ns=entry.modified_ns,
+        permissions=entry.permissions,
+        target=entry.target,
+        revision=hashlib.sha256(repr((entry.version, entry.sequence)).encode()).hexdigest()[:16] if entry.name else "",
+    )

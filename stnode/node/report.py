@@ -1,0 +1,186 @@
+"""Makes the status of a node from its parts: reads only, one look at the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from sqlite3 import Connection
+
+from stnode import __version__
+from stnode.folder import index
+from stnode.folder.types import NeedTotals
+from stnode.node.connections import DeviceState
+from stnode.node.node import Node
+from stnode.node.status import (
+    DeviceStatus,
+    FolderState,
+    FolderStatus,
+    NodeStatus,
+    PathError,
+    PendingDeletions,
+    PendingDevice,
+    PendingFolder,
+    StoreStatus,
+)
+from stnode.protocol import deviceid
+from stnode.protocol.deviceid import DeviceID
+from stnode.repo import state
+from stnode.repo.settings import DeviceSettings
+
+_ERRORS_SHOWN = 20
+_RATE_OVER_S = 2.0
+_STATES: dict[str, FolderState] = {"idle": "idle", "syncing": "syncing", "waiting": "waiting", "error": "error"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the database says: folders, and per folder number needs, packs as (count, bytes), and completion by device, 0 to 1."""
+
+    folders: list[state.FolderState]
+    needs: dict[int, NeedTotals]
+    packs: dict[int, tuple[int, int]]
+    completion: dict[int, dict[DeviceID, float]]
+
+
+def read_packs(conn: Connection) -> dict[int, tuple[int, int]]:
+    """Packs of each folder number that are neither condemned nor lost: how many, and their bytes."""
+    rows = conn.execute("SELECT fid, count(*), sum(size) FROM packs WHERE condemned = 0 AND lost = 0 GROUP BY fid")
+    return {fid: (count, size) for fid, count, size in rows}
+
+
+class Reporter:
+    """Remembers the byte counts of connections, so that rates are those since a look at least two seconds ago."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._samples: dict[DeviceID, tuple[float, int, int]] = {}
+        self._rates: dict[DeviceID, tuple[float, float]] = {}
+
+    async def status(self, *, running: bool) -> NodeStatus:
+        """How the node stands."""
+        node = self._node
+        facts = await node.db.run(self._read)
+        names = {folder.fid: folder.settings.folder_id for folder in facts.folders}
+        completion: dict[DeviceID, dict[str, float]] = {}
+        for fid, shares in facts.completion.items():
+            for device, share in shares.items():
+                completion.setdefault(device, {})[names[fid]] = share
+        connections = node.connections
+        return NodeStatus(
+            device_id=deviceid.format(node.identity.device_id),
+            name=node.config.node.name,
+            version=__version__,
+            running=running,
+            uptime_s=(node.env.clock.now_ns() - node.started_ns) / 1e9,
+            listen=tuple(node.listening),
+            store=self._store(facts),
+            folders=tuple(self._folder(folder, facts) for folder in facts.folders),
+            devices=tuple(self._device(id_, settings, completion.get(id_)) for id_, settings in sorted(node.devices.items())),
+            pending_devices=tuple(PendingDevice(deviceid.format(id_), address) for id_, address in connections.pending_devices.items()),
+            pending_folders=tuple(
+                PendingFolder(folder, label, deviceid.format(id_)) for (id_, folder), label in connections.pending_folders.items()
+            ),
+        )
+
+    def _read(self, conn: Connection) -> _Facts:
+        folders = state.folders(conn)
+        needs: dict[int, NeedTotals] = {}
+        completion: dict[int, dict[DeviceID, float]] = {}
+        for folder in folders:
+            needs[folder.fid] = index.need_totals(conn, folder.fid)
+            if not self._node.listening:
+                continue  # a node without connections has not numbered its devices
+            shared = {device.device_id for device in folder.settings.devices}
+            numbers = {id_: index.device_number(conn, id_) for id_ in self._node.devices if id_ in shared}
+            found = index.completion(conn, folder.fid, numbers.values())
+            completion[folder.fid] = {id_: found[number].percent / 100 for id_, number in numbers.items()}
+        return _Facts(folders, needs, read_packs(conn), completion)
+
+    def _store(self, facts: _Facts) -> StoreStatus:
+        node = self._node
+        status = node.store.status()
+        journal, requests = status.journal, dict[str, int]()
+        for count in node.objects.metrics.snapshot().requests:
+            requests[count.operation] = requests.get(count.operation, 0) + count.count
+        return StoreStatus(
+            url=node.objects.url,
+            head=journal.number,
+            lag_s=journal.looked_s,
+            unavailable_since_s=None if journal.trouble_s is None else node.env.clock.now_ns() / 1e9 - journal.trouble_s,
+            unavailable_reason=f"{journal.trouble}; {journal.hint}" if journal.hint else journal.trouble,
+            requests=requests,
+            spooled_bytes=node.store.packer.bytes_held,
+            objects=sum(count for count, _ in facts.packs.values()),
+            bytes=sum(size for _, size in facts.packs.values()),
+            warnings=(f"no checkpoint can be written: {status.checkpoint_trouble}",) if status.checkpoint_trouble else (),
+        )
+
+    def _folder(self, folder: state.FolderState, facts: _Facts) -> FolderStatus:
+        node, settings = self._node, folder.settings
+        needs = facts.needs[folder.fid]
+        objects, size = facts.packs.get(folder.fid, (0, 0))
+        here = node.folders.get(settings.folder_id)
+        runner = here.runner if here is not None else None
+        errors: Mapping[str, str] = runner.errors if runner is not None else {}
+        return FolderStatus(
+            id=settings.folder_id,
+            label=settings.label,
+            type=settings.type,
+            state=_STATES[runner.state] if runner is not None else "idle",
+            files=folder.totals.files,
+            directories=folder.totals.directories,
+            symlinks=folder.totals.symlinks,
+            bytes=folder.totals.bytes,
+            need_files=needs.files + needs.directories + needs.symlinks,
+            need_bytes=needs.bytes,
+            need_deletes=needs.deletes,
+            store_objects=objects,
+            store_bytes=size,
+            devices=tuple(deviceid.format(DeviceID(device.device_id)) for device in settings.devices),
+            error_count=len(errors),
+            errors=tuple(PathError(path, message) for path, message in list(errors.items())[:_ERRORS_SHOWN]),
+            pending_deletions=self._pending(folder),
+            reason=runner.broken if runner is not None else "",
+        )
+
+    def _pending(self, folder: state.FolderState) -> PendingDeletions | None:
+        clock = self._node.env.clock
+        for pending in self._node.store.pending_deletions():
+            if pending.fid == folder.fid:
+                return PendingDeletions(pending.files, folder.totals.files, clock.now_ns() / 1e9 + pending.until_s - clock.monotonic())
+        return None
+
+    def _device(self, device: DeviceID, settings: DeviceSettings, completion: dict[str, float] | None) -> DeviceStatus:
+        known = self._node.connections.states.get(device, DeviceState())
+        session = known.session
+        link = session.link if session is not None else None
+        hello = session.hello if session is not None else None
+        connected = link is not None and hello is not None
+        bytes_in, bytes_out = (link.bytes_in, link.bytes_out) if link is not None else (0, 0)
+        rate_in, rate_out = self._rate(device, bytes_in, bytes_out)
+        return DeviceStatus(
+            id=deviceid.format(device),
+            name=settings.name,
+            connected=connected,
+            address=link.remote_address if link is not None else "",
+            client=f"{hello.client_name} {hello.client_version}" if hello is not None else "",
+            completion=completion,
+            in_bytes=bytes_in,
+            out_bytes=bytes_out,
+            in_bytes_per_s=rate_in,
+            out_bytes_per_s=rate_out,
+            last_seen_s=known.last_seen_s,
+            last_error=known.last_error,
+        )
+
+    def _rate(self, device: DeviceID, bytes_in: int, bytes_out: int) -> tuple[float, float]:
+        """Bytes per second in and out; from the second look on, and at most renewed every two seconds."""
+        now = self._node.env.clock.monotonic()
+        at, last_in, last_out = self._samples.setdefault(device, (now, bytes_in, bytes_out))
+        if bytes_in < last_in or bytes_out < last_out:  # another connection
+            self._samples[device] = (now, bytes_in, bytes_out)
+            self._rates.pop(device, None)
+        elif now - at >= _RATE_OVER_S:
+            self._samples[device] = (now, bytes_in, bytes_out)
+            self._rates[device] = ((bytes_in - last_in) / (now - at), (bytes_out - last_out) / (now - at))
+        return self._rates.get(device, (0.0, 0.0))

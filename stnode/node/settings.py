@@ -1,0 +1,231 @@
+"""The store's settings as users see them: devices and folders by readable IDs, changes checked, wishes compared.
+
+Pure: what is there goes in, what shall be committed comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from stnode.clock import Randomness
+from stnode.errors import Conflict, Invalid, NotFound
+from stnode.folder import ignore
+from stnode.node.service import DeviceSettings, FolderChange, FolderSettings, FolderTypeName, SettingsChange
+from stnode.protocol import deviceid
+from stnode.protocol.deviceid import DeviceID
+from stnode.repo import settings as stored
+from stnode.repo.store import SettingsChange as Commit
+from stnode.repo.store import new_folder
+
+_TYPES: dict[str, FolderTypeName] = {"sendreceive": "sendreceive", "sendonly": "sendonly", "receiveonly": "receiveonly"}
+_ID_LIMIT = 64
+
+
+class Settings:
+    """The settings of a store at one moment. Methods that change answer what to commit and raise the user's mistakes."""
+
+    def __init__(self, own: DeviceID, devices: Sequence[stored.DeviceSettings], folders: Sequence[stored.FolderSettings]) -> None:
+        self._own = own
+        self._devices = {DeviceID(device.device_id): device for device in devices}
+        self._folders = {folder.folder_id: folder for folder in folders}
+
+    # --- what is there
+
+    def devices(self) -> tuple[DeviceSettings, ...]:
+        """All devices, by name."""
+        shown = [show_device(device) for device in self._devices.values()]
+        return tuple(sorted(shown, key=lambda device: (device.name, device.id)))
+
+    def folders(self) -> tuple[FolderSettings, ...]:
+        """All folders, by ID."""
+        return tuple(show_folder(self._folders[name]) for name in sorted(self._folders))
+
+    def device(self, text: str) -> stored.DeviceSettings:
+        """The device of a name or an ID. Raises NotFound, Invalid for a name that several have."""
+        named = [device for device in self._devices.values() if device.name == text]
+        if len(named) > 1:
+            raise Invalid(f"{len(named)} devices have the name {text!r}", hint="use the device ID; `stnode device list` shows it")
+        if named:
+            return named[0]
+        found = self._devices.get(_parsed(text)) if _looks_like_id(text) else None
+        if found is None:
+            raise NotFound(f"there is no device {text!r}", hint="`stnode device list` shows them; `stnode device add` makes one")
+        return found
+
+    def folder(self, text: str) -> stored.FolderSettings:
+        """The folder of an ID or of a label that only one has. Raises NotFound."""
+        if text in self._folders:
+            return self._folders[text]
+        labelled = [folder for folder in self._folders.values() if folder.label == text]
+        if len(labelled) != 1:
+            raise NotFound(f"there is no folder {text!r}", hint="`stnode folder list` shows them; `stnode folder add` makes one")
+        return labelled[0]
+
+    # --- changes
+
+    def add_device(self, device: DeviceSettings) -> Commit:
+        """A new device."""
+        made = self._made_device(device)
+        if made.device_id in self._devices:
+            raise Conflict(f"the device {deviceid.format(DeviceID(made.device_id))} is there already", hint="`stnode device list` shows it")
+        if made.name and any(other.name == made.name for other in self._devices.values()):
+            raise Conflict(f"another device has the name {made.name!r} already", hint="choose another --name")
+        return Commit(devices=(made,))
+
+    def remove_device(self, text: str) -> Commit:
+        """A device goes, from all folders too."""
+        gone = self.device(text).device_id
+        return Commit(folders=tuple(self._unshared(gone)), devices_removed=(gone,))
+
+    def _unshared(self, device: bytes) -> list[stored.FolderSettings]:
+        """The folders that were shared with the device, as they are without it."""
+        return [
+            replace(folder, devices=tuple(d for d in folder.devices if d.device_id != device))
+            for folder in self._folders.values()
+            if any(d.device_id == device for d in folder.devices)
+        ]
+
+    def add_folder(self, folder: FolderSettings, random: Randomness) -> Commit:
+        """A new folder, or a new incarnation of a removed one."""
+        if folder.id in self._folders:
+            raise Conflict(f"the folder {folder.id!r} is there already", hint="`stnode folder set` changes it")
+        return Commit(folders=(self._made_folder(folder, new_folder(random, folder.id)),))
+
+    def change_folder(self, text: str, change: FolderChange) -> Commit:
+        """Some settings of a folder."""
+        old = self.folder(text)
+        removed = {self.device(name).device_id for name in change.remove_devices}
+        if not removed <= {device.device_id for device in old.devices}:
+            raise NotFound(f"the folder {old.folder_id} is not shared with that device")
+        shown = show_folder(old)
+        kept = tuple(id_ for id_ in shown.devices if _parsed(id_) not in removed)
+        wanted = replace(
+            shown,
+            label=shown.label if change.label is None else change.label,
+            type=change.type or shown.type,
+            devices=(*kept, *change.add_devices),
+            ignore=shown.ignore if change.ignore is None else change.ignore,
+            ignore_permissions=shown.ignore_permissions if change.ignore_permissions is None else change.ignore_permissions,
+            history=change.history or shown.history,
+        )
+        return Commit(folders=(self._made_folder(wanted, old),))
+
+    def remove_folder(self, text: str) -> Commit:
+        """A folder goes."""
+        return Commit(folders_removed=(self.folder(text).folder_id,))
+
+    # --- wishes
+
+    def compare(
+        self, devices: Sequence[DeviceSettings], folders: Sequence[FolderSettings], random: Randomness, *, prune: bool
+    ) -> tuple[tuple[SettingsChange, ...], Commit]:
+        """What differs from the wishes, in words, and the commit that fulfils them. With `prune` what is not wished for goes."""
+        changes: list[SettingsChange] = []
+        set_devices: list[stored.DeviceSettings] = []
+        after = dict(self._devices)
+        for device in devices:
+            made = self._made_device(device)
+            id_ = DeviceID(made.device_id)
+            old = self._devices.get(id_)
+            if old is None:
+                changes.append(SettingsChange("add", "device", deviceid.format(id_), made.name))
+            elif detail := _difference(show_device(old), show_device(made)):
+                made = replace(old, name=made.name, addresses=made.addresses)
+                changes.append(SettingsChange("change", "device", deviceid.format(id_), detail))
+            else:
+                continue
+            set_devices.append(made)
+            after[id_] = made
+        wished = {_parsed(device.id) for device in devices}
+        gone = [id_ for id_ in self._devices if id_ not in wished] if prune else []
+        changes += [SettingsChange("remove", "device", deviceid.format(id_), self._devices[id_].name) for id_ in gone]
+        then = Settings(self._own, [device for id_, device in after.items() if id_ not in gone], tuple(self._folders.values()))
+        set_folders = then._wished_folders(folders, random, changes)
+        unwished = [name for name in self._folders if name not in {folder.id for folder in folders}] if prune else []
+        changes += [SettingsChange("remove", "folder", name, self._folders[name].label) for name in unwished]
+        for id_ in gone:
+            named = {folder.folder_id for folder in set_folders} | set(unwished)
+            set_folders += [folder for folder in self._unshared(id_) if folder.folder_id not in named]
+        return tuple(changes), Commit(tuple(set_folders), tuple(unwished), tuple(set_devices), tuple(gone))
+
+    def _wished_folders(
+        self, folders: Sequence[FolderSettings], random: Randomness, changes: list[SettingsChange]
+    ) -> list[stored.FolderSettings]:
+        found: list[stored.FolderSettings] = []
+        for folder in folders:
+            old = self._folders.get(folder.id)
+            made = self._made_folder(folder, old or new_folder(random, folder.id))
+            if old is None:
+                changes.append(SettingsChange("add", "folder", folder.id, folder.label))
+            elif detail := _difference(show_folder(old), show_folder(made)):
+                changes.append(SettingsChange("change", "folder", folder.id, detail))
+            else:
+                continue
+            found.append(made)
+        return found
+
+    # --- from the user's form
+
+    def _made_device(self, device: DeviceSettings) -> stored.DeviceSettings:
+        id_ = _parsed(device.id)
+        if id_ == self._own:
+            raise Invalid(f"{device.id} is this node itself", hint="add the other device's ID here, and this one there")
+        for address in device.addresses:
+            if address != "dynamic" and "://" not in address:
+                raise Invalid(f"{address!r} is no address", hint="write it like tcp://192.0.2.7:22000, or dynamic")
+        return stored.DeviceSettings(id_, device.name, device.addresses or ("dynamic",))
+
+    def _made_folder(self, folder: FolderSettings, base: stored.FolderSettings) -> stored.FolderSettings:
+        if not folder.id or len(folder.id) > _ID_LIMIT or "/" in folder.id or not folder.id.isprintable():
+            raise Invalid(
+                f"{folder.id!r} is no folder ID: it has 1 to {_ID_LIMIT} printable characters, and no /", hint="choose another ID"
+            )
+        there = {device.device_id: device for device in base.devices}
+        ids = dict.fromkeys(self.device(text).device_id for text in folder.devices)
+        made = replace(
+            base,
+            label=folder.label,
+            type=folder.type,
+            devices=tuple(there.get(id_, stored.FolderDevice(id_)) for id_ in ids),
+            ignore_lines=folder.ignore,
+            ignore_permissions=folder.ignore_permissions,
+            history=folder.history,
+        )
+        ignore.matcher_for(made)  # raises Invalid for lines that cannot be read
+        return made
+
+
+def show_device(device: stored.DeviceSettings) -> DeviceSettings:
+    """A device in the user's form."""
+    return DeviceSettings(deviceid.format(DeviceID(device.device_id)), device.name, device.addresses)
+
+
+def show_folder(folder: stored.FolderSettings) -> FolderSettings:
+    """A folder in the user's form."""
+    kind = _TYPES.get(folder.type)
+    if kind is None:
+        raise Invalid(f"the folder {folder.folder_id} is of the type {folder.type}, which this version does not serve")
+    devices = tuple(sorted(deviceid.format(DeviceID(device.device_id)) for device in folder.devices))
+    return FolderSettings(folder.folder_id, folder.label, kind, devices, folder.ignore_lines, folder.ignore_permissions, folder.history)
+
+
+def _difference(old: DeviceSettings | FolderSettings, new: DeviceSettings | FolderSettings) -> str:
+    before, after = _fields(old), _fields(new)
+    return ", ".join(f"{name} {_text(before[name])} → {_text(after[name])}" for name in before if before[name] != after[name])
+
+
+def _fields(value: DeviceSettings | FolderSettings) -> Mapping[str, object]:
+    return {name: getattr(value, name) for name in type(value).__slots__}
+
+
+def _text(value: object) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else repr(value)
+
+
+def _looks_like_id(text: str) -> bool:
+    return len(text.replace("-", "").replace(" ", "")) in (52, 56)
+
+
+def _parsed(text: str) -> DeviceID:
+    return deviceid.parse(text)
