@@ -49,6 +49,12 @@ class Folder:
     view: FolderView
     runner: FolderRunner | None
 
+    async def close(self) -> None:
+        """Ends what the folder does on this node."""
+        if self.runner is not None:
+            await self.runner.stop()
+        await self.view.close()
+
 
 class Node:
     """Made by `Node.open`; `start` brings it on line, `stop` ends it in order. A kill -9 at any moment loses nothing committed."""
@@ -69,7 +75,6 @@ class Node:
         self._settings_wake = asyncio.Event()
         self._settings_lock = asyncio.Lock()
         # Views that others have taken the place of are kept until the end: calls under way end by them.
-        self._views: list[FolderView] = []
         self._tasks = Tasks(env, self._crashed)
         hello = Hello(config.node.name, "stnode", f"v{__version__}")
         self.connections = Connections(env, db, store, identity, hello, self.metrics, lambda: self.devices, self.runners)
@@ -108,10 +113,7 @@ class Node:
             await self.connections.stop()
         await self._tasks.close()
         for folder in self.folders.values():
-            if folder.runner is not None:
-                await folder.runner.stop()
-        for view in self._views:
-            await view.close()
+            await folder.close()
         await self.store.close()
         await self.db.close()
         await self.objects.close()
@@ -141,32 +143,38 @@ class Node:
     async def load_settings(self) -> None:
         """Returns when devices, folders and views are those of the committed settings."""
         async with self._settings_lock:
-            await self._load_settings()
-            if self._online:
+            if await self._load_settings() and self._online:
                 await self.connections.settings_changed()
 
-    async def _load_settings(self) -> None:
-        """Reads devices and folders from the state; starts and stops folders as they came and went."""
+    async def _load_settings(self) -> bool:
+        """Reads devices and folders from the state; starts and stops folders as they came and went. Whether anything is other than before."""
 
         def read(conn: Connection) -> tuple[list[DeviceSettings], list[tuple[int, FolderSettings]]]:
             return state.devices(conn), [(row.fid, row.settings) for row in state.folders(conn)]
 
-        devices, folders = await self.db.run(read)
-        self.devices = {DeviceID(device.device_id): device for device in devices}
+        found, folders = await self.db.run(read)
+        devices = {DeviceID(device.device_id): device for device in found}
+        changed, self.devices = devices != self.devices, devices
         present = {settings.folder_id: (fid, settings) for fid, settings in folders}
         for name, folder in list(self.folders.items()):
             if name not in present or present[name][0] != folder.fid:
+                changed = True
                 del self.folders[name]
-                if folder.runner is not None:
-                    await folder.runner.stop()
+                await folder.close()
         for name, (fid, settings) in present.items():
             known = self.folders.get(name)
             if known is None or (known.runner is None and self._online):
+                changed = True
                 self.folders[name] = await self._make_folder(fid, settings)
+                if known is not None:
+                    await known.view.close()
             elif known.settings != settings:
+                changed = True
                 self.folders[name] = Folder(fid, settings, self._make_view(fid, settings), known.runner)
+                await known.view.close()
                 if known.runner is not None:
                     known.runner.settings_changed(settings)
+        return changed
 
     async def _make_folder(self, fid: int, settings: FolderSettings) -> Folder:
         runner: FolderRunner | None = None
@@ -176,9 +184,7 @@ class Node:
         return Folder(fid, settings, self._make_view(fid, settings), runner)
 
     def _make_view(self, fid: int, settings: FolderSettings) -> FolderView:
-        view = FolderView(self.env, self.db, self.store, fid, settings, self.identity.device_id)
-        self._views.append(view)
-        return view
+        return FolderView(self.env, self.db, self.store, fid, settings, self.identity.device_id)
 
     # --- for frontends
 
