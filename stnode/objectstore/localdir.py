@@ -39,7 +39,8 @@ from stnode.objectstore.base import (
     check_range,
     is_key,
 )
-from stnode.objectstore.localfiles import TemporaryArea, etag, pread, sync_directory, translated, unlink_if_there, write_file
+from stnode.objectstore.directio import DirectIO
+from stnode.objectstore.localfiles import TemporaryArea, etag, read_range, sync_directory, translated, unlink_if_there, write_file
 
 _LIST_PAGE = 1000
 _TEMPORARY = "~tmp"
@@ -92,6 +93,7 @@ class _Files:
     def __init__(self, root: Path, now_ns: Callable[[], int], owner: str) -> None:
         self._root = str(root)
         self._now_ns = now_ns
+        self._direct = DirectIO()
         self._temporaries = TemporaryArea(f"{root}/{_TEMPORARY}", owner)
         self._guard = threading.Lock()
         self._replacing = threading.Lock()
@@ -109,7 +111,7 @@ class _Files:
                     raise beyond_end(key, start, stat.st_size)
                 offset = max(start, 0)
                 wanted = stat.st_size - offset if length is None else min(length, stat.st_size - offset)
-                return Blob(self._meta(key, stat), pread(fd, offset, wanted, path))
+                return Blob(self._meta(key, stat), read_range(fd, offset, wanted, stat.st_size, path, self._direct))
             finally:
                 os.close(fd)
 
@@ -121,7 +123,7 @@ class _Files:
                 raise Exists(f"{key} exists")
             temporary = self._temporaries.path()
             try:
-                stat = write_file(temporary, data, self._stamp())
+                stat = write_file(temporary, data, self._stamp(), self._direct)
                 self._publish(key, temporary, path, mode)
             finally:
                 unlink_if_there(temporary)

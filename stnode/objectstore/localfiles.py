@@ -1,5 +1,5 @@
-"""System calls below `localdir.py`: durable writes without joining buffers, temporary files that outlive no process, and errors
-translated. Everything here blocks and runs in threads.
+"""System calls below `localdir.py`: durable writes without joining buffers, large files past the page cache (`directio.py`), temporary
+files that outlive no process, and errors translated. Everything here blocks and runs in threads.
 """
 # Names are strings made for system calls by descriptor; a Path for each would cost more than the call.
 # ruff: noqa: PTH103, PTH108, PTH116, PTH208
@@ -15,10 +15,16 @@ from contextlib import contextmanager, suppress
 
 from stnode.errors import Full, Internal, Refused, StnodeError, Unavailable, UnknownOutcome
 from stnode.objectstore.base import Buffer, Key
+from stnode.objectstore.directio import DirectIO
 
 _WRITEV_BUFFERS = 1024
 _WRITEV_BYTES = 256 << 20
 _OWNER_SUFFIX = ".lock"
+
+DIRECT_OBJECT_BYTES = 1 << 20
+"""Objects from this size on pass by the page cache; smaller ones are worth caching, and the system calls would outweigh the gain."""
+DIRECT_RANGE_BYTES = 256 << 10
+"""Shorter ranges of them are read through the page cache, whose read-ahead suits them."""
 
 
 class TemporaryArea:
@@ -77,27 +83,21 @@ def etag(stat: os.stat_result) -> str:
     return f'"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"'
 
 
-def pread(fd: int, offset: int, wanted: int, path: str) -> bytes:
-    """`wanted` bytes from `offset`."""
-    data = os.pread(fd, wanted, offset)
-    if len(data) == wanted:
+def read_range(fd: int, offset: int, wanted: int, size_bytes: int, path: str, direct: DirectIO) -> bytes:
+    """`wanted` bytes from `offset` of an object of `size_bytes`."""
+    if size_bytes >= DIRECT_OBJECT_BYTES and wanted >= DIRECT_RANGE_BYTES and (data := direct.read(fd, offset, wanted)) is not None:
         return data
-    parts = [data]
-    missing = wanted - len(data)
-    while missing:
-        more = os.pread(fd, missing, offset + wanted - missing)
-        if not more:
-            raise Unavailable(f"{path} ended {missing} bytes early")
-        parts.append(more)
-        missing -= len(more)
-    return b"".join(parts)
+    return _pread(fd, offset, wanted, path)
 
 
-def write_file(path: str, data: Sequence[Buffer], modified_ns: int) -> os.stat_result:
+def write_file(path: str, data: Sequence[Buffer], modified_ns: int, direct: DirectIO) -> os.stat_result:
     """A new durable file of these buffers, written without joining them."""
+    views = [view for part in data if (view := memoryview(part).cast("B")).nbytes]
+    size_bytes = sum(view.nbytes for view in views)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        _write_all(fd, [view for part in data if (view := memoryview(part).cast("B")).nbytes])
+        if size_bytes < DIRECT_OBJECT_BYTES or not direct.write(fd, views, size_bytes):
+            _write_all(fd, views)
         os.utime(fd, ns=(modified_ns, modified_ns))
         os.fsync(fd)
         return os.fstat(fd)
@@ -122,6 +122,21 @@ def _write_all(fd: int, views: list[memoryview]) -> None:
                 break
             written -= view.nbytes
             position += 1
+
+
+def _pread(fd: int, offset: int, wanted: int, path: str) -> bytes:
+    data = os.pread(fd, wanted, offset)
+    if len(data) == wanted:
+        return data
+    parts = [data]
+    missing = wanted - len(data)
+    while missing:
+        more = os.pread(fd, missing, offset + wanted - missing)
+        if not more:
+            raise Unavailable(f"{path} ended {missing} bytes early")
+        parts.append(more)
+        missing -= len(more)
+    return b"".join(parts)
 
 
 def sync_directory(path: str, named: Key | None) -> None:

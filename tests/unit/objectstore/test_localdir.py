@@ -30,7 +30,7 @@ async def main():
     while True:
         mode = Mode.CREATE if number % 2 else Mode.OVERWRITE
         key = f"j/{number}" if number % 2 else "j/head"
-        await store.put(Key(key), [b"%08d" % number] * 20000, mode)
+        await store.put(Key(key), [b"%08d" % number * 10] * int(sys.argv[2]), mode)
         print(key, number, flush=True)
         number += 1
 
@@ -49,9 +49,9 @@ def files_below(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != "~lock")
 
 
-def write_and_kill(root: Path, lines: int) -> list[list[str]]:
+def write_and_kill(root: Path, lines: int, repeats: int) -> list[list[str]]:
     """Lets a process write until it has told of so many objects, kills it, and gives all that it told: key and number."""
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(root)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(root), str(repeats)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     told = [process.stdout.readline().split() for _ in range(lines)]
     process.send_signal(signal.SIGKILL)
@@ -61,17 +61,17 @@ def write_and_kill(root: Path, lines: int) -> list[list[str]]:
     return told
 
 
-@pytest.mark.parametrize("lines", [1, 7, 40])
-async def test_killed_while_writing(tmp_path: Path, env: Env, lines: int) -> None:
-    """What was told is there and whole; nothing else is in part; the next writer clears what was left."""
-    told = await env.threads.run(write_and_kill, tmp_path, lines)
+@pytest.mark.parametrize(("lines", "repeats"), [(1, 2000), (7, 2000), (40, 2000), (1, 50_001), (5, 50_001), (12, 50_001)])
+async def test_killed_while_writing(tmp_path: Path, env: Env, lines: int, repeats: int) -> None:
+    """What was told is there and whole; nothing else is in part; the next writer clears what was left. Small and large (direct) objects."""
+    told = await env.threads.run(write_and_kill, tmp_path, lines, repeats)
     store = LocalDirStore(tmp_path, env)
     for key, number in told:
         if key != "j/head":
-            assert (await store.get(Key(key))).data == b"%08d" % int(number) * 20000
+            assert (await store.get(Key(key))).data == b"%08d" % int(number) * 10 * repeats
     async for meta in store.list(""):
         data = (await store.get(meta.key)).data
-        assert data == data[:8] * 20000
+        assert data == data[:8] * 10 * repeats
     await store.put(Key("after"), [b"x"])
     assert not [name for name in files_below(tmp_path) if name.startswith("~tmp") and not name.endswith(".lock")]
     await store.close()
