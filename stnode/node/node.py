@@ -71,6 +71,8 @@ class Node:
         self.listening: tuple[str, ...] = ()
         self.devices: dict[DeviceID, DeviceSettings] = {}
         self.folders: dict[str, Folder] = {}
+        self._replaced: list[FolderView] = []
+        """Views of former settings: calls that are under way end by them."""
         self._online = False
         self._settings_wake = asyncio.Event()
         self._settings_lock = asyncio.Lock()
@@ -114,6 +116,8 @@ class Node:
         await self._tasks.close()
         for folder in self.folders.values():
             await folder.close()
+        for view in self._replaced:
+            await view.close()
         await self.store.close()
         await self.db.close()
         await self.objects.close()
@@ -167,11 +171,11 @@ class Node:
                 changed = True
                 self.folders[name] = await self._make_folder(fid, settings)
                 if known is not None:
-                    await known.view.close()
+                    self._replaced.append(known.view)
             elif known.settings != settings:
                 changed = True
                 self.folders[name] = Folder(fid, settings, self._make_view(fid, settings), known.runner)
-                await known.view.close()
+                self._replaced.append(known.view)
                 if known.runner is not None:
                     known.runner.settings_changed(settings)
         return changed
