@@ -74,6 +74,11 @@ class TreeChanges:
             raise Unavailable(f"{wanted[0].drafts[0].info.name} could not be stored: its packs were given up each time", hint="try again")
         return committed
 
+    async def _commit_below(self, above: Sequence[DraftSet], drafts: Iterable[Draft]) -> None:
+        """Drafts with the directories above them, which may be there by now, in one commit."""
+        sets = [*above, *(DraftSet(SetKind.SINGLE, (draft,)) for draft in drafts)]
+        await self.commit_sets(sets, may_fail={each.drafts[0].info.name for each in above})
+
     async def missing_parents(self, names: Iterable[str]) -> list[DraftSet]:
         """Sets that make the directories above these names that do not exist. A name above that is a file is the committer's to refuse."""
         above = sorted({parent for name in names for parent in parents(name)})
@@ -93,14 +98,12 @@ class TreeChanges:
         above = await self.missing_parents([name])
         if above and not make_parents:
             raise NotFound(f"{above[0].drafts[0].info.name} does not exist", hint="make the parent directories too")
-        await self.commit_sets(above, may_fail=_ALL)
-        await self.commit([self._directory(name, old, modified_ns, permissions, None)])
+        await self._commit_below(above, [self._directory(name, old, modified_ns, permissions, None)])
 
     async def symlink(self, name: str, target: str, modified_ns: int | None, condition: Condition) -> None:
         """See `FolderView.symlink`."""
-        await self.commit_sets(await self.missing_parents([name]), may_fail=_ALL)
         old = (await self.records([name])).get(name)
-        await self.commit([self.symlink_draft(name, target, old, modified_ns, condition)])
+        await self._commit_below(await self.missing_parents([name]), [self.symlink_draft(name, target, old, modified_ns, condition)])
 
     def symlink_draft(self, name: str, target: str, old: Record | None, modified_ns: int | None, condition: Condition) -> Draft:
         """A link in place of `old`."""
@@ -133,7 +136,7 @@ class TreeChanges:
         """See `FolderView.remove`."""
         record = await self._live(name)
         if record.info.type is FileType.DIRECTORY and recursive and condition is UNCONDITIONAL:
-            return await self._remove_below(name) + await self._remove([record])
+            return await self._remove_tree(record)
         await self.commit([self._deletion(await self._loaded(record), record, condition)])
         return 1
 
@@ -159,25 +162,30 @@ class TreeChanges:
         there = (await self.records([target])).get(target)
         if there is not None and not there.info.deleted and (not replace or FileType.DIRECTORY in (there.info.type, record.info.type)):
             raise Conflict(f"{target} exists already")
-        await self.commit_sets(await self.missing_parents([target]), may_fail=_ALL)
+        above = await self.missing_parents([target])
+        allowed = {each.drafts[0].info.name for each in above}
         if record.info.type is not FileType.DIRECTORY:
-            await self.commit_sets(await self._moves([record], source, target))
+            await self.commit_sets([*above, *await self._moves([record], source, target)], may_fail=allowed)
             return
-        await self.commit([self._moved_directory(record, target, there)])
-        directories = [record]
-        after = ""
+        # A small tree goes in one commit. Old directories at the end, deepest first: one into which somebody put something stays.
+        sets = [*above, DraftSet(SetKind.SINGLE, (self._moved_directory(record, target, there),))]
+        directories, after = [record], ""
         while window := await self._below(source, after):
             after = window[-1].name
             inner = [each for each in window if each.info.type is FileType.DIRECTORY]
             olds = await self.records([target + each.name[len(source) :] for each in inner])
-            await self.commit(self._moved_directory(each, name := target + each.name[len(source) :], olds.get(name)) for each in inner)
-            await self.commit_sets(await self._moves([each for each in window if each.info.type is not FileType.DIRECTORY], source, target))
+            for each in inner:
+                name = target + each.name[len(source) :]
+                sets.append(DraftSet(SetKind.SINGLE, (self._moved_directory(each, name, olds.get(name)),)))
+            sets += await self._moves([each for each in window if each.info.type is not FileType.DIRECTORY], source, target)
             directories += inner
-        for start in range(0, len(directories), _BATCH):
-            # Deepest first; one into which somebody put something meanwhile stays.
-            part = directories[::-1][start : start + _BATCH]
-            sets = [DraftSet(SetKind.SINGLE, (self._deletion(each.info, each),)) for each in part]
-            await self.commit_sets(sets, may_fail=_ALL)
+            if len(window) == _BATCH:
+                await self.commit_sets(sets, may_fail=allowed)
+                sets = []
+        sets += [DraftSet(SetKind.SINGLE, (self._deletion(each.info, each),)) for each in reversed(directories)]
+        allowed |= {each.name for each in directories}
+        for start in range(0, len(sets), _BATCH):
+            await self.commit_sets(sets[start : start + _BATCH], may_fail=allowed)
 
     # --- folder types
 
@@ -291,16 +299,20 @@ class TreeChanges:
             sets.append(DraftSet(SetKind.NEW_FIRST, (self._draft(moved, old, record), self._deletion(info, record))))
         return sets
 
-    async def _remove_below(self, name: str) -> int:
-        """All below a directory, in batches: files as they come, directories at the end, deepest first."""
+    async def _remove_tree(self, top: Record) -> int:
+        """A directory with all below it: a small tree in one commit, else files in batches and then directories, deepest first."""
         count, after = 0, ""
-        directories: list[Record] = []
-        while window := await self._below(name, after):
+        directories, files = [top], list[Record]()
+        while window := await self._below(top.name, after):
             after = window[-1].name
             directories += [record for record in window if record.info.type is FileType.DIRECTORY]
-            count += await self._remove([record for record in window if record.info.type is not FileType.DIRECTORY])
-        for start in range(0, len(directories), _BATCH):
-            count += await self._remove(directories[::-1][start : start + _BATCH])
+            files += [record for record in window if record.info.type is not FileType.DIRECTORY]
+            if len(window) == _BATCH:
+                count += await self._remove(files)
+                files = []
+        rest = [*files, *reversed(directories)]
+        for start in range(0, len(rest), _BATCH):
+            count += await self._remove(rest[start : start + _BATCH])
         return count
 
     async def _remove(self, records: Sequence[Record]) -> int:
