@@ -1,0 +1,326 @@
+"""A node in one process and fake peers around it: a bucket in memory that can fail, links without TLS, virtual time.
+
+    @simulated
+    async def test_something() -> None:
+        async with World() as world:
+            a = await world.connected("a")
+            a.write("x", b"...")
+            await world.until(lambda: world.record("x"))
+
+At the end of each world: no task of the node or of a peer has crashed or is left, and a node that starts from the bucket alone has
+the same state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ParamSpec, Self, TypeVar
+
+from stnode.clock import Env, InlineThreads, SeededRandomness
+from stnode.config import Config, NodeSection
+from stnode.db import Database
+from stnode.errors import StnodeError
+from stnode.folder import index
+from stnode.folder.announcing import block_hashes
+from stnode.folder.runner import FolderRunner
+from stnode.net import base as net
+from stnode.node import node as node_module
+from stnode.node.connections import DeviceState
+from stnode.node.node import Node
+from stnode.objectstore.faulty import FaultPlan, Faulty
+from stnode.objectstore.memory import MemoryStore
+from stnode.objectstore.options import StoreOptions
+from stnode.objectstore.registry import wrap
+from stnode.protocol.fileinfo import FileInfo
+from stnode.repo import state
+from stnode.repo.addresses import packs_of
+from stnode.repo.records import Record
+from stnode.repo.restore import restore
+from stnode.repo.settings import DeviceSettings, FolderDevice, FolderSettings
+from stnode.repo.store import SettingsChange, Store, new_folder
+from tests.sim.loop import run
+from tests.support.fakepeer import FOLDER, FakePeer, device_of, identity_of
+from tests.support.links import MemoryTransport
+
+START_NS = 1_763_700_000 * 10**9
+ADDRESS = "memory://node"
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def simulated(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test in a virtual-time loop of its own."""
+
+    @functools.wraps(test)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    return wrapped
+
+
+class VirtualClock:
+    """The loop's virtual time, as a wall clock and as a monotonic one."""
+
+    def now_ns(self) -> int:
+        return START_NS + int(asyncio.get_running_loop().time() * 1e9)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedEnv(Env):
+    """An Env that knows its tasks: a crash ends them, an orderly end leaves none."""
+
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def spawn(self, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(coro, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+
+class World:
+    """One bucket, one node on it, any number of peers. `faulty.plan` may be changed at any time."""
+
+    def __init__(self, seed: int | str = 1, *, pull_memory: int = 64 << 20) -> None:
+        self.clock = VirtualClock()
+        self.seed = seed
+        self.random = SeededRandomness(f"world {seed}")
+        self.bucket = MemoryStore(Env(self.clock, self.random, InlineThreads()))
+        self.device = device_of("node")
+        self.peers: dict[str, FakePeer] = {}
+        self.lives = 0
+        self.alive = False
+        self._pull_memory = pull_memory
+        self._env = TrackedEnv(self.clock, SeededRandomness(f"peers {seed}"), InlineThreads())
+
+    async def __aenter__(self) -> Self:
+        net.register("memory", MemoryTransport())
+        await Store.init(self.bucket, Env(self.clock, self.random, InlineThreads()))
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        for peer in self.peers.values():
+            peer.follows = False
+        if self.alive:
+            self.faulty.plan = FaultPlan()
+            broken = [runner.broken for runner in self.node.runners().values() if runner.broken]
+            if kind is None:
+                await self.check()
+            for peer in self.peers.values():
+                peer.disconnect()
+            held = self.node.store.packer
+            await self.stop()
+            if kind is None:
+                assert not broken
+                assert held.bytes_held == 0, f"{held.bytes_held} bytes of packs were never given back"
+        for peer in self.peers.values():
+            peer.disconnect()
+        await self.turns(20)
+        if kind is None:
+            assert not self._env.tasks, f"tasks of peers left: {self._env.tasks}"
+            assert not [trouble for peer in self.peers.values() for trouble in peer.troubles]
+
+    # --- the node
+
+    async def start(self, *, keep_cache: bool = False, plan: FaultPlan | None = None) -> None:
+        """A new process, with an empty database or the one that the last process left."""
+        self.lives += 1
+        self.env = TrackedEnv(self.clock, SeededRandomness(f"node {self.seed} {self.lives}"), InlineThreads())
+        self.faulty = Faulty(self.bucket, Env(self.clock, SeededRandomness(f"net {self.seed} {self.lives}"), InlineThreads()), plan or FaultPlan())
+        if not keep_cache:
+            self.db = Database(None, inline=True)
+        objects = wrap(self.faulty, StoreOptions(), self.env, "memory://")
+        store = await Store.open(objects, self.db, self.env, self.device)
+        await index.migrate(self.db)
+        store.announced = node_module._announced_by_a_device
+        base = Config()
+        limits = base.limits.model_copy(update={"pull_memory": self._pull_memory})
+        config = base.model_copy(update={"node": NodeSection.model_construct(name="node", listen=(ADDRESS,)), "limits": limits})
+        self.node = Node(config, identity_of(self.device), self.env, objects, self.db, store)
+        await self.node._load_settings()
+        await self.node.start()
+        self.alive = True
+
+    async def stop(self) -> None:
+        """An orderly end, after which no task is left."""
+        self.alive = False
+        await self.node.stop()
+        await self.turns(20)
+        assert not self.env.tasks, f"tasks left: {[task.get_name() for task in self.env.tasks]}"
+
+    async def crash(self) -> None:
+        """The process is gone between two instructions; its database stays as it was."""
+        self.alive = False
+        for known in self.node.connections.states.values():
+            if known.session is not None and known.session.link is not None:
+                known.session.link.abort()
+        for listener in self.node.connections._listeners:
+            await listener.close()
+        for task in tuple(self.env.tasks):
+            task.cancel()
+        await self.turns(20)
+
+    async def share(self, *peers: FakePeer, folder: str = FOLDER, **settings: Any) -> None:
+        """Commits the devices, and the folder shared with exactly these peers; returns when the node acts on it."""
+        there = self.settings(folder)
+        devices = tuple(FolderDevice(peer.device) for peer in peers)
+        made = replace(there or new_folder(self.random, folder), devices=devices, **settings)
+        known = set(self.node.devices)
+        new = tuple(DeviceSettings(peer.device, peer.name) for peer in peers if peer.device not in known)
+        await self.change(SettingsChange(folders=(made,), devices=new))
+        for peer in peers:
+            peer.folder(folder)
+
+    async def change(self, change: SettingsChange) -> None:
+        """Commits settings and waits until the node has taken them up."""
+        await self.node.store.submit_settings(change)
+        await self.node.load_settings()
+
+    def settings(self, folder: str = FOLDER) -> FolderSettings | None:
+        """A folder's committed settings."""
+        found = self.node.folders.get(folder)
+        return None if found is None else found.settings
+
+    def peer(self, name: str, *, follows: bool = False) -> FakePeer:
+        """A device, not yet connected."""
+        peer = self.peers[name] = FakePeer(self._env, name, self.device, ADDRESS)
+        peer.follows = follows
+        peer.committed = self._committed
+        return peer
+
+    async def connected(self, *names: str, follows: bool = False, **settings: Any) -> FakePeer:
+        """New peers that share the folder and are connected; the first of them."""
+        peers = [self.peer(name, follows=follows) for name in names]
+        await self.share(*peers, **settings)
+        for peer in peers:
+            await peer.connect()
+        await self.until(lambda: all(peer.configs for peer in peers))
+        return peers[0]
+
+    # --- looking
+
+    def runner(self, folder: str = FOLDER) -> FolderRunner:
+        return self.node.runners()[folder]
+
+    def device_state(self, peer: FakePeer) -> DeviceState:
+        """What the node knows of the peer's connection."""
+        return self.node.connections.states[peer.device]
+
+    def records(self, folder: str = FOLDER) -> dict[str, Record]:
+        """All committed records, deletions too."""
+        fid = self.node.folders[folder].fid
+        return {record.name: record for record in state.records_since(self.db._connect(), fid, 0, 1 << 30)}
+
+    def record(self, name: str, folder: str = FOLDER) -> Record | None:
+        return self.records(folder).get(name)
+
+    def version(self, name: str, folder: str = FOLDER) -> object:
+        """The committed version of a name, None without a record."""
+        record = self.record(name, folder)
+        return None if record is None else record.info.version
+
+    def live(self, folder: str = FOLDER) -> list[str]:
+        """Names of live items."""
+        return sorted(name for name, record in self.records(folder).items() if not record.info.deleted)
+
+    def _committed(self, folder: str, info: FileInfo) -> bool:
+        """Whether the node may announce this: a commit has given the name this number or (it was superseded meanwhile) a later one."""
+        record = self.record(info.name, folder)
+        if record is None or record.sequence < info.sequence:
+            return False
+        conn = self.db._connect()
+        for pack in packs_of(record.extents):
+            found = state.packs(conn, [pack]).get(pack)
+            if found is None:
+                return False
+        return record.sequence > info.sequence or info.invalid or record.info.version == info.version
+
+    # --- waiting
+
+    async def turns(self, count: int) -> None:
+        """Lets the loop go round without time passing."""
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    async def until(self, holds: Callable[[], object], seconds: float = 60.0) -> None:
+        """Waits for a condition, with a deadline in virtual time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not holds():
+            assert loop.time() < deadline, f"not within {seconds} s; " + self.story()
+            await asyncio.sleep(0.02)
+
+    async def pause(self, seconds: float) -> None:
+        """Lets virtual time pass, for what must not happen."""
+        await asyncio.sleep(seconds)
+
+    def story(self) -> str:
+        """How things stand, for messages of failed tests."""
+        runners = {name: (runner.state, runner.errors, runner.broken) for name, runner in self.node.runners().items()} if self.alive else {}
+        peers = {peer.name: (peer.connected, peer.closes, peer.troubles, len(peer.requests)) for peer in self.peers.values()}
+        return f"folders {runners}, peers {peers}"
+
+    async def check(self) -> None:
+        """What must hold in the end (design 3): a restored state is the same, and every live block can be read and hashes right."""
+        await self._reached(self.node.store.follow_to_head)
+        fresh = Database(None, inline=True)
+        await restore(self.bucket, fresh, Env(self.clock, SeededRandomness(0), InlineThreads()))
+        theirs, ours = fresh._connect(), self.db._connect()
+        assert state.head(theirs) == state.head(ours)
+        assert state.state_hash(theirs) == state.state_hash(ours)
+        await fresh.close()
+        for folder in self.node.folders:
+            for record in self.records(folder).values():
+                if not record.info.deleted:
+                    await self.read(record)
+
+    async def read(self, record: Record) -> bytes:
+        """A record's content from the bucket, checked against the hashes that are announced for it."""
+        store = self.node.store
+        parts: list[bytes] = []
+        size = record.info.size
+        for pack, place, count in record.extents:
+            if pack:
+                parts += [bytes(block) for block in await store.reader.blocks(pack, place, count)]
+            else:
+                at = sum(map(len, parts))
+                parts += [bytes(min(record.info.block_size, size - at - number * record.info.block_size)) for number in range(count)]
+        await store.packlists.ensure(packs_of(record.extents))
+        if size:
+            announced = block_hashes(store.packlists, record.info, record.extents)
+            assert b"".join(hashlib.sha256(part).digest() for part in parts) == announced, record.name
+        data = b"".join(parts)
+        assert len(data) == size or record.info.invalid, record.name
+        return data
+
+    async def content(self, name: str, folder: str = FOLDER) -> bytes:
+        """A live file's bytes as the store has them."""
+        record = self.record(name, folder)
+        assert record is not None
+        assert not record.info.deleted
+        return await self.read(record)
+
+    async def _reached(self, call: Callable[[], Awaitable[None]]) -> None:
+        for _ in range(100):
+            try:
+                await call()
+            except StnodeError:
+                await asyncio.sleep(1)
+            else:
+                return
+        raise AssertionError("the store is not reached")
+
+
+def names_of(infos: Sequence[FileInfo]) -> list[str]:
+    return [info.name for info in infos]
