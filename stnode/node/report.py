@@ -136,6 +136,7 @@ class Reporter:
             need_deletes=needs.deletes,
             store_objects=objects,
             store_bytes=size,
+            sequence=folder.last_sequence,
             devices=tuple(deviceid.format(DeviceID(device.device_id)) for device in settings.devices),
             error_count=len(errors),
             errors=tuple(PathError(path, message) for path, message in list(errors.items())[:_ERRORS_SHOWN]),

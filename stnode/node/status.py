@@ -32,7 +32,7 @@ class PendingDeletions:
 @dataclass(frozen=True, slots=True)
 class FolderStatus:
     """One folder. `files`, `directories`, `bytes` describe what is committed; `need_*` what peers have and the store lacks.
-    `store_objects` and `store_bytes` are the packs of this folder. `error_count` may exceed len(`errors`), which is a sample."""
+    `store_objects` and `store_bytes` are the packs of this folder; `sequence` is the highest number that a commit gave to one of its records. `error_count` may exceed len(`errors`), which is a sample."""
 
     id: str
     label: str
@@ -47,6 +47,7 @@ class FolderStatus:
     need_deletes: int = 0
     store_objects: int = 0
     store_bytes: int = 0
+    sequence: int = 0
     devices: tuple[str, ...] = ()
     error_count: int = 0
     errors: tuple[PathError, ...] = ()
