@@ -192,8 +192,8 @@ class Follower:
             # Noted before anything is dropped: a crash in between must not forget that peers hold numbers of a lost history.
             await self._db.write(lambda conn: conn.execute("INSERT OR IGNORE INTO journal_notes VALUES (?)", (_DUE,)))
             self.history_since_us = self.store_time_us()
-        if self.head.number:
-            log.warning("the state is dropped and restored from the store", why=why, head=self.head.number)
+        tell = log.warning if foreign else log.info
+        tell("the state is restored from the store", why=why, head=self.head.number)
         await self._restore()
         await self._load()
         self.epoch += 1

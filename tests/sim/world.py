@@ -1,0 +1,394 @@
+"""The simulated world: one bucket, nodes with their own clocks and randomness, faults, crashes, and the invariants of design 3.
+
+Everything runs in one `VirtualLoop`; a run is a function of its seed. Whatever is worth comparing between two runs of a seed goes
+into `World.trace`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from stnode.clock import Env, InlineThreads, SeededRandomness
+from stnode.db import Database
+from stnode.objectstore.base import Blob, Buffer, IfMatch, Key, Meta, Mode, PutResult
+from stnode.objectstore.faulty import FaultPlan, Faulty
+from stnode.objectstore.memory import MemoryStore, StoredObject
+from stnode.objectstore.wrappers import Wrapper
+from stnode.protocol import fileinfo
+from stnode.protocol.deviceid import DeviceID
+from stnode.protocol.fileinfo import FileInfo, FileType
+from stnode.protocol.vector import Vector, covers
+from stnode.repo import checkpoint, layout, state
+from stnode.repo.codec import NO_PREDECESSOR, Slot, Stub, decode_slot, slot_sha
+from stnode.repo.judge import parents
+from stnode.repo.records import UNCONDITIONAL, Applied, Condition, Draft, DraftSet, Extents, Outcome, Record, SetKind, Status
+from stnode.repo.restore import restore
+from stnode.repo.store import JournalOptions, SettingsChange, Store, new_folder
+
+START_NS = 1_763_700_000 * 10**9
+BLOCK = 131_072
+T = TypeVar("T")
+
+
+class SimClock:
+    """Virtual time; `skew_s` is how wrong a node's wall clock is."""
+
+    def __init__(self, skew_s: float = 0.0) -> None:
+        self.skew_s = skew_s
+
+    def now_ns(self) -> int:
+        return START_NS + int((asyncio.get_running_loop().time() + self.skew_s) * 1e9)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class SimEnv(Env):
+    """An Env that knows its tasks, so that a crash ends them."""
+
+    tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
+
+    def spawn(self, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(coro, name=name)
+        self.tasks[task] = None
+        task.add_done_callback(lambda done: self.tasks.pop(done, None))
+        return task
+
+
+class Gate(Wrapper):
+    """A node's way out. `dead`: nothing that the node still does after its crash reaches the bucket, or comes back. `before`: a
+    scenario's hook, called with (operation, key) before the request leaves."""
+
+    def __init__(self, inner: Faulty, trace: Callable[[str], None]) -> None:
+        super().__init__(inner)
+        self.dead = False
+        self.before: Callable[[str, str], Coroutine[Any, Any, None]] | None = None
+        self.puts: list[str] = []
+        self.requests = 0
+        self._trace = trace
+
+    async def get(self, key: Key, start: int = 0, length: int | None = None) -> Blob:
+        return await self._pass("get", key, lambda: self.inner.get(key, start, length))
+
+    async def put(self, key: Key, data: Sequence[Buffer], mode: Mode | IfMatch = Mode.OVERWRITE) -> PutResult:
+        self.puts.append(key)
+        return await self._pass("put", key, lambda: self.inner.put(key, data, mode))
+
+    async def head(self, key: Key) -> Meta:
+        return await self._pass("head", key, lambda: self.inner.head(key))
+
+    async def delete(self, key: Key) -> None:
+        await self._pass("delete", key, lambda: self.inner.delete(key))
+
+    async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Meta]:
+        self._check()
+        async for meta in self.inner.list(prefix, start_after=start_after):
+            self._check()
+            yield meta
+
+    def _check(self) -> None:
+        if self.dead:
+            raise asyncio.CancelledError
+
+    async def _pass(self, operation: str, key: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        self._check()
+        self.requests += 1
+        if self.before is not None:
+            await self.before(operation, key)
+            self._check()
+        try:
+            result = await call()
+        except Exception as exc:
+            self._check()
+            self._trace(f"{operation} {key} {type(exc).__name__}")
+            raise
+        self._check()
+        self._trace(f"{operation} {key}")
+        return result
+
+
+class SimNode:
+    """A node: store, SQLite in memory, and what it has told peers (`announced`: sequence -> (name, version) per index ID)."""
+
+    def __init__(self, world: World, number: int, skew_s: float, plan: FaultPlan) -> None:
+        self.world = world
+        self.number = number
+        self.device = DeviceID(hashlib.sha256(f"node {number}".encode()).digest())
+        self.clock = SimClock(skew_s)
+        self.plan = plan
+        self.life = 0
+        self.alive = False
+        self.applied: list[Applied] = []
+
+    async def start(self, *, keep_cache: bool = False) -> None:
+        """A new process: with an empty cache, or with the one that the last process left."""
+        self.life += 1
+        random = SeededRandomness(f"{self.world.seed}/{self.number}/{self.life}")
+        self.env = SimEnv(self.clock, random, InlineThreads())
+        world_env = Env(self.world.clock, SeededRandomness(f"{self.world.seed}/net/{self.number}/{self.life}"), InlineThreads())
+        self.faulty = Faulty(self.world.bucket, world_env, self.plan)
+        self.gate = Gate(self.faulty, lambda line: self.world.note(f"n{self.number}.{self.life} {line}"))
+        if not keep_cache:
+            self.db = Database(None, inline=True)
+        self.store = await Store.open(self.gate, self.db, self.env, self.device, None, self.world.options)
+        self.store.subscribe(self._on_applied)
+        self.alive = True
+        await self._announce()
+
+    def suspend(self) -> asyncio.Event:
+        """No request of the node leaves until the event is set, as if its machine slept."""
+        wake = asyncio.Event()
+
+        async def wait(_operation: str, _key: str) -> None:
+            await wake.wait()
+
+        self.gate.before = wait
+        return wake
+
+    def crash(self) -> None:
+        """The process is gone between two instructions: nothing it does any more has any effect."""
+        self.alive = False
+        self.gate.dead = True
+        for task in tuple(self.env.tasks):
+            task.cancel()
+        self.world.note(f"n{self.number}.{self.life} crashes")
+
+    async def stop(self) -> None:
+        await self.store.close()
+        self.alive = False
+
+    # ---- what peers hear
+
+    def _on_applied(self, applied: Applied) -> None:
+        self.applied.append(applied)
+        self.world.note(f"n{self.number} applied {applied.number} own={applied.own} void={applied.void} restored={applied.restored}")
+        if not self.gate.dead:
+            self._tell(applied)
+
+    def _tell(self, applied: Applied) -> None:
+        """Announces what the commit wrote, reading SQLite as it is at this very moment (inline database)."""
+        conn = self.db._connect()
+        for fid in applied.folders:
+            self.world.announce(self, state.folder(conn, fid), state.records_since(conn, fid, 0, 1 << 30))
+
+    async def _announce(self) -> None:
+        conn = self.db._connect()
+        for folder in state.folders(conn):
+            self.world.announce(self, folder, state.records_since(conn, folder.fid, 0, 1 << 30))
+
+    # ---- changes
+
+    def record(self, name: str, fid: int = 1) -> Record | None:
+        return state.get_records(self.db._connect(), fid, [name]).get(name)
+
+    def names(self, fid: int = 1) -> dict[str, Record]:
+        return {record.name: record for record in state.records_since(self.db._connect(), fid, 0, 1 << 30)}
+
+    async def pack(self, *contents: bytes, fid: int = 1) -> int:
+        """Uploads one pack holding one block per content; its handle."""
+        pack = self.store.packer.begin(fid, stream=False)
+        for index, content in enumerate(contents):
+            pack.add((index, 0), content, hashlib.sha256(content).digest())
+        return (await self.store.packer.seal(pack)).handle
+
+    async def file(self, name: str, content: str, version: Vector, *, mtime: int = 1000, by: int = 1, **draft: Any) -> Draft:
+        """A draft of a pulled file, its pack durable."""
+        handle = await self.pack(content.encode())
+        return Draft(1, file_info(name, content, version, mtime=mtime, by=by), ((handle, 0, 1),), **draft)
+
+    async def local(self, name: str, content: str, base: Vector | None = None, condition: Condition = UNCONDITIONAL) -> Draft:
+        """A draft of a local write, its pack durable."""
+        return await self.file(name, content, (), local=True, base=base, condition=condition)
+
+    async def submit(self, *drafts: Draft | DraftSet) -> list[Outcome]:
+        sets = [each if isinstance(each, DraftSet) else DraftSet(SetKind.SINGLE, (each,)) for each in drafts]
+        outcomes = await self.store.submit(sets)
+        for wanted, outcome in zip(sets, outcomes, strict=True):
+            self.world.note(f"n{self.number} {[d.info.name for d in wanted.drafts]} {outcome.status.value} {outcome.reason}")
+            if outcome.status is Status.COMMITTED and not self.gate.dead:
+                self.world.acknowledged(self, outcome)
+        return outcomes
+
+    async def put(self, *drafts: Draft | DraftSet) -> list[Outcome]:
+        """Submits, and expects all to be committed."""
+        outcomes = await self.submit(*drafts)
+        assert [outcome.status for outcome in outcomes] == [Status.COMMITTED] * len(outcomes), outcomes
+        return outcomes
+
+
+def file_info(name: str, content: str, version: Vector, *, mtime: int = 1000, by: int = 1) -> FileInfo:
+    data = content.encode()
+    return fileinfo.new(
+        name=name, type=FileType.FILE, version=version, modified_by=by, size=len(data), modified_s=mtime, block_hashes=hashlib.sha256(data).digest()
+    )  # fmt: skip
+
+
+def directory(name: str, version: Vector, *, deleted: bool = False) -> Draft:
+    return Draft(1, fileinfo.new(name=name, type=FileType.DIRECTORY, version=version, modified_by=1, deleted=deleted), ())
+
+
+def removed(name: str, version: Vector, *, mtime: int = 2000) -> Draft:
+    return Draft(1, fileinfo.new(name=name, type=FileType.FILE, version=version, modified_by=1, deleted=True, modified_s=mtime), ())
+
+
+class World:
+    """`seed` decides everything. `kept`: acknowledged versions, which no run may lose unless `forget` says that the bucket was put back."""
+
+    def __init__(self, seed: int, options: JournalOptions | None = None) -> None:
+        self.seed = seed
+        self.options = options
+        self.clock = SimClock()
+        self.random = SeededRandomness(f"world {seed}")
+        self.bucket = MemoryStore(Env(self.clock, self.random, InlineThreads()))
+        self.nodes: list[SimNode] = []
+        self.trace: list[str] = []
+        self.kept: dict[tuple[str, str], list[Vector]] = {}
+        self._numbers: dict[tuple[int, int], tuple[str, Vector]] = {}
+
+    async def checkpoint(self, node: SimNode) -> None:
+        """The node writes a checkpoint of what it has applied."""
+        await checkpoint.write_manifest(self.bucket, node.db, node.env, node.device, node.store.store_time_us())
+
+    async def truncate(self, node: SimNode) -> int:
+        """The node truncates as if two days had passed."""
+        return await checkpoint.truncate(self.bucket, node.db, node.env, node.store.store_time_us() + 2 * 86_400_000_000)
+
+    def note(self, line: str) -> None:
+        self.trace.append(f"{asyncio.get_running_loop().time():.6f} {line}")
+
+    def trace_hash(self) -> str:
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
+
+    async def node(self, *, skew_s: float = 0.0, plan: FaultPlan | None = None) -> SimNode:
+        """Adds a node and starts it."""
+        node = SimNode(self, len(self.nodes), skew_s, plan or FaultPlan(latency_s=(0.02, 0.12)))
+        self.nodes.append(node)
+        await node.start()
+        return node
+
+    async def two(self, **options: Any) -> tuple[SimNode, SimNode]:
+        """A store with one folder and two nodes at its head."""
+        await Store.init(self.bucket, Env(self.clock, self.random, InlineThreads()))
+        a = await self.node(**options)
+        await a.store.submit_settings(SettingsChange(folders=(new_folder(a.env.random, "f"),)))
+        return a, await self.node(**options)
+
+    # ---- what must hold at every moment
+
+    def announce(self, node: SimNode, folder: state.FolderState | None, records: Sequence[Record]) -> None:
+        """Invariants 1, 3, 7: a number announced under an index ID never means another version, whoever announces it, and the blocks of
+        what is announced are in the bucket."""
+        if folder is None:
+            return
+        conn = node.db._connect()
+        for record in records:
+            said = (record.name, record.info.version)
+            before = self._numbers.setdefault((folder.settings.index_id, record.sequence), said)
+            assert before == said, f"number {record.sequence} means {before} and {said}"
+            for pack, place, count in record.extents:
+                for now, _, _ in state.resolve(conn, pack, place, count):
+                    found = state.packs(conn, [now])
+                    assert now == 0 or now in found, f"{record.name} refers to unknown pack {now}"
+                    if now:
+                        key = layout.pack_key(found[now].fkey, found[now].id)
+                        assert key in self.bucket.snapshot(), f"{record.name} is announced without its pack {key}"
+
+    def acknowledged(self, node: SimNode, outcome: Outcome) -> None:
+        """Invariant 1: an acknowledged change is never lost."""
+        for name in outcome.names:
+            record = node.record(name)
+            assert record is not None
+            self.kept.setdefault(("f", name), []).append(record.info.version)
+
+    def forget(self) -> None:
+        """The bucket is put back: what was acknowledged after the backup is lost by the operator's will."""
+        self.kept.clear()
+
+    # ---- what must hold at the end of a run
+
+    async def settle(self) -> None:
+        """Heals the network and lets every living node follow to the head."""
+        for node in self.nodes:
+            if node.alive:
+                node.faulty.plan = FaultPlan()
+                await node.faulty.settle()
+        for node in self.nodes:
+            if node.alive:
+                await asyncio.wait_for(_until_followed(node), 3600)
+
+    async def check(self) -> None:
+        """Invariants 2, 3, 5, 7 on the bucket, on every node, and on a node that starts from nothing."""
+        await self.settle()
+        self._check_chain()
+        fresh = Database(None, inline=True)
+        env = Env(self.clock, SeededRandomness(0), InlineThreads())
+        await restore(self.bucket, fresh, env)
+        conn = fresh._connect()
+        for node in self.nodes:
+            if node.alive:
+                theirs = node.db._connect()
+                assert state.head(theirs) == state.head(conn), f"node {node.number} is elsewhere"
+                assert state.state_hash(theirs) == state.state_hash(conn), f"node {node.number} has another state"
+        self._check_state(conn)
+        await fresh.close()
+
+    def _check_chain(self) -> None:
+        content = self.bucket.snapshot()
+        numbers = sorted(layout.slot_number(key) or 0 for key in content if key.startswith(layout.journal_prefix()))
+        assert numbers == list(range(1, len(numbers) + 1)), f"the journal has holes: {numbers}"
+        prev: bytes | None = NO_PREDECESSOR
+        for number in numbers:
+            stored: StoredObject = content[layout.slot_key(number)]
+            slot = decode_slot(stored.data, "slot")
+            if isinstance(slot, Slot) and prev is not None:
+                assert slot.prev == prev, f"slot {number} has a foreign predecessor"
+            prev = None if isinstance(slot, Stub) else slot_sha(stored.data)
+
+    def _check_state(self, conn: Any) -> None:
+        content = self.bucket.snapshot()
+        for folder in state.folders(conn):
+            records = {record.name: record for record in state.records_since(conn, folder.fid, 0, 1 << 30)}
+            sequences = [record.sequence for record in records.values()]
+            assert len(set(sequences)) == len(sequences)
+            for record in records.values():
+                self._check_blocks(conn, content, record.name, record.extents)
+                if not record.info.deleted:
+                    for above in parents(record.name):
+                        parent = records.get(above)
+                        assert parent is None or (not parent.info.deleted and parent.info.type is FileType.DIRECTORY), (
+                            f"{record.name} lives below {above}, which does not"
+                        )
+            for (folder_id, name), versions in self.kept.items():
+                if folder_id == folder.settings.folder_id:
+                    current = records.get(name)
+                    assert current is not None, f"{name} was acknowledged and is gone"
+                    old = [entry.record.info.version for entry in state.old_versions(conn, folder.fid, name)]
+                    for version in versions:
+                        assert covers(current.info.version, version) or version in old, f"{name} {version} was acknowledged and is lost"
+
+    def _check_blocks(self, conn: Any, content: dict[str, StoredObject], name: str, extents: Extents) -> None:
+        for pack, place, count in extents:
+            for now, at, length in state.resolve(conn, pack, place, count):
+                if now:
+                    found = state.packs(conn, [now])[now]
+                    assert at + length <= found.blocks
+                    assert layout.pack_key(found.fkey, found.id) in content, f"{name} has lost its pack"
+
+
+async def _until_followed(node: SimNode) -> None:
+    while True:
+        try:
+            await node.store.follow_to_head()
+        except Exception as exc:  # noqa: BLE001 (a stuck request of before the healing)
+            node.world.note(f"n{node.number} not yet: {type(exc).__name__}")
+            await asyncio.sleep(1)
+        else:
+            return
