@@ -1,7 +1,7 @@
 """Writes many items: small files in batches that share packs, large ones streamed, drafts committed by the hundred.
 
 Uploading, committing and reading the source go on at the same time; memory is bounded by a batch (4 MiB of small files, or one file of
-16 MiB), the filler's packs and four commits on their way.
+16 MiB), the filler's packs and the drafts of 64 batches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from stnode.repo.records import UNCONDITIONAL, Condition, Draft, DraftSet, SetKi
 
 _BATCH_BYTES: Final = 4 << 20
 _BATCH_FILES: Final = 256
-_COMMITS: Final = 4
+_COMMITS: Final = 64
+"""Batches that wait for their pack and commit: these are drafts only, the data is the filler's to bound. Fewer would leave packs small."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,10 @@ async def test_real_peer_ignores_the_same(tmp_path: Path, version: str) -> None:
             except Invalid as exc:
                 ours = f"error {exc.message}"
             if isinstance(ours, str) != isinstance(theirs, str) or (isinstance(ours, set) and ours != theirs):
-                more = f"only we ignore {sorted(theirs - ours)}, only they {sorted(ours - theirs)}" if isinstance(ours, set) and isinstance(theirs, set) else f"{str(ours)[:150]} / {str(theirs)[:200]}"
+                more = (
+                    f"only we ignore {sorted(theirs - ours)}, only they {sorted(ours - theirs)}"
+                    if isinstance(ours, set) and isinstance(theirs, set)
+                    else f"{str(ours)[:150]} / {str(theirs)[:200]}"
+                )
                 differing.append(f"{lines}: {more}")
     assert not differing, "\n".join(differing)
