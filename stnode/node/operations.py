@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from sqlite3 import Connection
@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from stnode.errors import Conflict, Invalid, NotFound
 from stnode.folder import view
+from stnode.folder.treewriter import Chunks
 from stnode.folder.view import FolderView
 from stnode.node.node import Node
 from stnode.node.report import Reporter, read_packs
@@ -26,6 +27,7 @@ from stnode.node.service import (
     FolderStats,
     KindStats,
     Listing,
+    NewFile,
     SettingsChange,
 )
 from stnode.node.settings import Settings
@@ -186,6 +188,15 @@ class NodeService:
         found, folder, inside = self._inside(path)
         return _entry(folder, await found.write_file(inside, source, size=size, modified_ns=modified_ns, permissions=permissions))
 
+    async def write_many(self, files: Sequence[NewFile]) -> None:
+        by_folder: dict[str, tuple[FolderView, list[Chunks]]] = {}
+        for file in files:
+            found, folder, inside = self._inside(file.path)
+            chunks = Chunks(inside, _one(file.data), len(file.data), file.modified_ns, file.permissions)
+            by_folder.setdefault(folder, (found, []))[1].append(chunks)
+        for found, items in by_folder.values():
+            await found.write_many(_each(items))
+
     async def symlink(self, path: str, target: str, modified_ns: int | None = None) -> Entry:
         found, folder, inside = self._inside(path)
         return _entry(folder, await found.symlink(inside, target, modified_ns=modified_ns))
@@ -245,6 +256,15 @@ class NodeService:
             ),
             requests=requests,
         )
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _each(items: Sequence[Chunks]) -> AsyncIterator[Chunks]:
+    for item in items:
+        yield item
 
 
 def _entry(folder: str, entry: view.Entry) -> Entry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from stnode.node.service import (
     FolderChange,
     FolderSettings,
     Listing,
+    NewFile,
     SettingsChange,
 )
 from stnode.node.status import NodeStatus
@@ -124,6 +125,10 @@ class RemoteService:
             if kept.error is not None:
                 raise kept.error from None
             raise
+
+    async def write_many(self, files: Sequence[NewFile]) -> None:
+        async with self._request("POST", "write_many", data=wire.pack_files(files)):
+            pass
 
     async def symlink(self, path: str, target: str, modified_ns: int | None = None) -> Entry:
         return await self._call("symlink", Entry, path=path, target=target, modified_ns=modified_ns)

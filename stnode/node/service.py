@@ -9,7 +9,7 @@ Paths are `FOLDER/PATH`: the first part is a folder ID, or a label that only one
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,6 +17,7 @@ from stnode.node.status import NodeStatus
 from stnode.repo.checkreport import CheckProblem, CheckReport, CheckStep
 
 __all__ = [
+    "MANY_BYTES",
     "PAGE",
     "BucketStats",
     "CheckProblem",
@@ -31,6 +32,7 @@ __all__ = [
     "FolderTypeName",
     "KindStats",
     "Listing",
+    "NewFile",
     "Service",
     "SettingsChange",
 ]
@@ -40,6 +42,8 @@ FolderTypeName = Literal["sendreceive", "sendonly", "receiveonly"]
 
 PAGE = 1000
 """Entries in one answer of `ls`."""
+MANY_BYTES = 8 * 2**20
+"""The most that one `write_many` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,16 @@ class Entry:
     def name(self) -> str:
         """The last part of the path."""
         return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A small file for `write_many`, whole."""
+
+    path: str
+    data: bytes
+    modified_ns: int | None = None
+    permissions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +212,10 @@ class Service(Protocol):
         permissions: int | None = None,
     ) -> Entry:
         """Stores a file, replacing what is there; parents are made. An error of `source`, or another length than `size`, changes nothing."""
+
+    async def write_many(self, files: Sequence[NewFile]) -> None:
+        """Stores small files of one folder, together at most `MANY_BYTES`, in as few commits as it goes; else as `write`. An error
+        may leave some of them stored."""
 
     async def symlink(self, path: str, target: str, modified_ns: int | None = None) -> Entry: ...
     async def mkdir(self, path: str, parents: bool = False, modified_ns: int | None = None, permissions: int | None = None) -> Entry: ...

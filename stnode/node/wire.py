@@ -7,10 +7,13 @@ dataclass are ignored when reading, so that a newer daemon can answer an older c
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from stnode.errors import Internal, Invalid, StnodeError, Unavailable
+from stnode.node.service import NewFile
 
 T = TypeVar("T")
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -67,6 +70,34 @@ def _read_dataclass(kind: type[object], data: dict[str, Json], where: str) -> ob
         return kind(**{name: _read(hints[name], data[name], f"{where}.{name}".lstrip(".")) for name in names})
     except TypeError as exc:
         raise Invalid(f"{where or kind.__name__}: {exc}") from None
+
+
+def pack_files(files: Sequence[NewFile]) -> bytes:
+    """The body of `write_many`: 4 bytes of length, that many of JSON about the files, then their contents back to back."""
+    heads = [[file.path, len(file.data), file.modified_ns, file.permissions] for file in files]
+    head = json.dumps(heads).encode()
+    return b"".join((len(head).to_bytes(4, "big"), head, *(file.data for file in files)))
+
+
+def unpack_files(body: bytes) -> tuple[NewFile, ...]:
+    """Inverse of `pack_files`; raises Invalid."""
+    files: list[NewFile] = []
+    at = 4 + int.from_bytes(body[:4], "big")
+    try:
+        for path, size, modified_ns, permissions in json.loads(body[4:at]):
+            if (
+                not isinstance(path, str)
+                or not 0 <= size <= len(body) - at
+                or not all(isinstance(n, int | None) for n in (modified_ns, permissions))
+            ):
+                raise ValueError(path)
+            files.append(NewFile(path, body[at : at + size], modified_ns, permissions))
+            at += size
+    except (ValueError, TypeError) as exc:
+        raise Invalid(f"the files cannot be read from the request: {exc}") from None
+    if at != len(body):
+        raise Invalid(f"the request has {len(body)} bytes instead of {at}")
+    return tuple(files)
 
 
 def error_to_json(error: StnodeError) -> dict[str, Json]:

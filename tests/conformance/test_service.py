@@ -21,7 +21,7 @@ from stnode.node.home import Home
 from stnode.node.node import Node
 from stnode.node.operations import NodeService
 from stnode.node.remote import RemoteService
-from stnode.node.service import DeviceSettings, Entry, FolderChange, FolderSettings, Service
+from stnode.node.service import DeviceSettings, Entry, FolderChange, FolderSettings, NewFile, Service
 from tests.support.fake_service import PEER_ID, FakeService
 
 
@@ -186,6 +186,17 @@ async def test_mv(service: Service) -> None:
     await service.write("docs/other", pieces(b"y"))
     with pytest.raises(Conflict):
         await service.mv("docs/other", "docs/new/f")
+
+
+async def test_many_small_files_in_one_go(service: Service) -> None:
+    files = [NewFile(f"docs/d{number % 3}/{number}", b"%d" % number * number, number + 1, 0o600) for number in range(300)]
+    await service.write_many(files)
+    assert len(await paths(service, "docs", recursive=True)) == 303
+    assert await content(service, "docs/d0/123") == b"123" * 123
+    found = await service.stat("docs/d1/1")
+    assert (found.modified_ns, found.permissions) == (2, 0o600)
+    with pytest.raises(Conflict):
+        await service.write_many([NewFile("docs/x", b""), NewFile("docs/d1", b"")])
 
 
 async def test_many_writes_side_by_side(service: Service) -> None:

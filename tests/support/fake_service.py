@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from stnode.errors import Conflict, Invalid, NotFound, Refused
@@ -17,9 +18,10 @@ from stnode.node.service import (
     FolderChange,
     FolderSettings,
     Listing,
+    NewFile,
     SettingsChange,
 )
-from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, StoreStatus
+from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, PendingDeletions, StoreStatus
 
 OWN_ID = "MFZWI3D-BONSGYC-YLTMRWG-C43ENR5-QXGZDMM-FZWI3DP-BONSGYY-LTMRWAD"
 PEER_ID = "P56IOI7-MZJNU2Y-IQGDREY-DM2MGTI-MGL3BXN-PQ6W5BM-TBBZ4TJ-XZWICQ2"
@@ -35,6 +37,9 @@ class FakeService:
     contents: dict[str, bytes] = field(default_factory=dict)
     problems: tuple[CheckProblem, ...] = ()
     fail_read_after: int | None = None
+    hold_deletions: bool = False
+    pending: PendingDeletions | None = None
+    confirmed: asyncio.Event = field(default_factory=asyncio.Event)
     stopped: bool = False
     begun_writes: int = 0
     broken_writes: int = 0
@@ -52,7 +57,8 @@ class FakeService:
     async def status(self) -> NodeStatus:
         files = [entry for entry in self.entries.values() if entry.type == "file"]
         folders = tuple(
-            FolderStatus(f.id, f.label, f.type, "idle", files=len(files), bytes=sum(e.size for e in files)) for f in self.folders.values()
+            FolderStatus(f.id, f.label, f.type, "idle", files=len(files), bytes=sum(e.size for e in files), pending_deletions=self.pending)
+            for f in self.folders.values()
         )
         devices = tuple(DeviceStatus(d.id, d.name, False, completion={}) for d in self.devices.values())
         return NodeStatus(
@@ -118,7 +124,10 @@ class FakeService:
         return 0
 
     async def confirm_deletions(self, folder: str) -> int:
-        raise NotFound(f"no deletions wait in {self._folder(folder).id}")
+        if self.pending is None:
+            raise NotFound(f"no deletions wait in {self._folder(folder).id}")
+        self.confirmed.set()
+        return self.pending.files
 
     async def settings_plan(
         self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
@@ -209,6 +218,10 @@ class FakeService:
         self.contents[path] = data
         return self._put(Entry(path, "file", len(data), modified_ns or 1, permissions))
 
+    async def write_many(self, files: Sequence[NewFile]) -> None:
+        for file in files:
+            await self.write(file.path, _one(file.data), len(file.data), file.modified_ns, file.permissions)
+
     async def symlink(self, path: str, target: str, modified_ns: int | None = None) -> Entry:
         return self._put(Entry(self._path(path), "symlink", 0, modified_ns or 1, None, target))
 
@@ -228,6 +241,10 @@ class FakeService:
         if "/" not in entry.path:
             raise Invalid("a folder is removed with `stnode folder remove`")
         below = [p for p in self.entries if p.startswith(f"{entry.path}/")]
+        if self.hold_deletions:
+            self.pending = PendingDeletions(1 + len(below), len(self.entries), 3600.0)
+            await self.confirmed.wait()
+            self.pending = None
         if below and not recursive:
             raise Conflict(f"{entry.path} is not empty", hint="use `rm -r`")
         for gone in [entry.path, *below]:
@@ -252,3 +269,7 @@ class FakeService:
 
     async def bucket_stats(self) -> BucketStats:
         return BucketStats("file:///fake", "store-id", 7, (), (), {"get": 1})
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data

@@ -4,6 +4,7 @@ the verbs that only read also answer `GET` with a query. Bodies of files are str
     POST /api/read         frames: 4 bytes of length, that many bytes; length 0, then `{}` or an error as JSON, ends the answer
     GET  /api/read         the plain bytes; the connection breaks off where an error comes after the start
     PUT  /api/write?path=  the body is the file (size, modified_ns, permissions as in `Service.write`)
+    POST /api/write_many   the body is that of `wire.pack_files`
     POST /api/bucket_check one JSON line per step, an error as the last line
     GET  /health           for probes, open to all: 200 while the process works, whatever the store does
     GET  /metrics, /       Prometheus text, status page: open on a loopback address, else with the key
@@ -69,6 +70,7 @@ class ApiServer:
         app.router.add_get("/metrics", self._metrics_text)
         app.router.add_route("*", "/api/read", self._read)
         app.router.add_put("/api/write", self._write)
+        app.router.add_post("/api/write_many", self._write_many)
         app.router.add_post("/api/bucket_check", self._bucket_check)
         app.router.add_route("*", "/api/{verb}", self._verb)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_S)
@@ -176,6 +178,10 @@ class ApiServer:
             return web.json_response(wire.to_json(await self._service.write(source=source, **arguments)))
         finally:
             await cast("Any", source).aclose()
+
+    async def _write_many(self, request: web.Request) -> web.Response:
+        await self._service.write_many(wire.unpack_files(await request.read()))
+        return web.json_response(None)
 
     async def _bucket_check(self, request: web.Request) -> web.StreamResponse:
         arguments = await _arguments(request, "bucket_check")

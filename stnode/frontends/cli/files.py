@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from stnode.node.present import count_text, size_text
 from stnode.node.service import Entry, Service
 
 PATH = "FOLDER/PATH"
+_HELD_BACK_S = 1.0
 
 
 async def listed(service: Service, path: str, recursive: bool = False) -> AsyncIterator[tuple[Entry, ...]]:
@@ -160,20 +162,46 @@ def _summary(verb: str, progress: Progress) -> None:
 @click.command()
 @click.argument("paths", metavar=f"{PATH}...", nargs=-1, required=True)
 @click.option("-r", "recursive", is_flag=True, help="Remove directories with everything in them.")
+@click.option("--yes", is_flag=True, help="Do not ask before removing more than half of a large folder.")
 @pass_app
-def rm(app: App, paths: tuple[str, ...], recursive: bool) -> None:
-    """Remove files and directories."""
+def rm(app: App, paths: tuple[str, ...], recursive: bool, yes: bool) -> None:
+    """Remove files and directories.
 
-    async def work(service: Service, _: Env) -> None:
+    Removing more than half of a folder of a thousand files or more waits for an answer, or for an hour.
+    """
+
+    async def work(service: Service, env: Env) -> None:
         failures = Failures()
         for path in paths:
             try:
-                await service.rm(path, recursive)
+                await _remove(service, env, path, recursive, yes)
             except StnodeError as exc:
                 failures.add(path, exc)
         failures.finish()
 
     app.run(work)
+
+
+async def _remove(service: Service, env: Env, path: str, recursive: bool, yes: bool) -> None:
+    """Removes one path. If the deletions are held back, lets them go, asks, or says what they wait for."""
+    told = False
+    removal = env.spawn(service.rm(path, recursive), "rm")
+    try:
+        while not (await asyncio.wait({removal}, timeout=_HELD_BACK_S))[0]:
+            folder = (await service.stat(path.partition("/")[0])).path
+            held = next((f.pending_deletions for f in (await service.status()).folders if f.id == folder), None)
+            if held is None or told:
+                continue
+            what = f"{held.files:,} of the {held.total:,} files of {folder} are to be deleted"
+            if yes or (sys.stdin.isatty() and await env.threads.run(click.confirm, f"{what}. Go on?")):
+                with suppress(NotFound):  # they went on by themselves meanwhile
+                    await service.confirm_deletions(folder)
+            else:
+                told = True
+                click.echo(f"{what}; they wait for an hour, or for `stnode folder confirm-deletions {folder}`", err=True)
+        await removal
+    finally:
+        removal.cancel()
 
 
 @click.command()

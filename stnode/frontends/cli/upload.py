@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from io import FileIO
 from pathlib import Path
 
@@ -18,11 +18,17 @@ from stnode.errors import Conflict, Invalid, NotFound, StnodeError, Unavailable
 from stnode.frontends.cli.app import Failures
 from stnode.frontends.cli.download import local_error
 from stnode.frontends.cli.output import Progress, printable
-from stnode.node.service import Entry, Service
+from stnode.node.service import MANY_BYTES, Entry, NewFile, Service
 
 PIECE = 256 * 1024
-# A file is durable only with the next commit, up to a second away: small files go fast only in numbers.
-_AT_ONCE = 256
+# A file is durable only with the next commit, up to a second away: small ones go in batches, several at a time.
+_AT_ONCE = 8
+_SMALL = 2**20
+_BATCH_BYTES = MANY_BYTES - _SMALL
+_BATCH_FILES = 256
+
+Item = tuple[Path, os.stat_result, str]
+"""A local path, what lstat says of it, and where it goes."""
 
 
 class Upload:
@@ -44,27 +50,67 @@ class Upload:
 
     async def tree(self, local: Path, path: str) -> None:
         """Everything below the directory `local`, into the directory `path`."""
-        queue: asyncio.Queue[tuple[Path, os.stat_result, str] | None] = asyncio.Queue(_AT_ONCE)
+        queue: asyncio.Queue[list[Item] | None] = asyncio.Queue(_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for _ in range(_AT_ONCE):
                 group.create_task(self._worker(queue))
-            await self._walk(local, path, queue)
+            batch: list[Item] = []
+            size = 0
+            async for item in self._differing(local, path):
+                if not stat.S_ISREG(item[1].st_mode) or item[1].st_size > _SMALL:
+                    await queue.put([item])
+                    continue
+                batch.append(item)
+                size += item[1].st_size
+                if size >= _BATCH_BYTES or len(batch) >= _BATCH_FILES:
+                    await queue.put(batch)
+                    batch, size = [], 0
+            if batch:
+                await queue.put(batch)
             for _ in range(_AT_ONCE):
                 await queue.put(None)
 
-    async def _worker(self, queue: asyncio.Queue[tuple[Path, os.stat_result, str] | None]) -> None:
+    async def _worker(self, queue: asyncio.Queue[list[Item] | None]) -> None:
         while (job := await queue.get()) is not None:
-            try:
-                await self._item(*job)
-            except Unavailable:
-                raise  # the next file would fare no better
-            except StnodeError as exc:
-                self._failures.add(str(job[0]), exc)
-            except OSError as exc:
-                self._failures.add(str(job[0]), local_error(job[0], exc))
+            if len(job) > 1:
+                await self._batch(job)
+            else:
+                await self._guarded(*job[0])
 
-    async def _walk(self, local: Path, path: str, queue: asyncio.Queue[tuple[Path, os.stat_result, str] | None]) -> None:
-        """Queues what differs below `local`; makes directories before anything in them."""
+    async def _guarded(self, local: Path, status: os.stat_result, path: str) -> None:
+        """One item; its failure is told, and the rest goes on."""
+        try:
+            await self._item(local, status, path)
+        except Unavailable:
+            raise  # the next file would fare no better
+        except StnodeError as exc:
+            self._failures.add(str(local), exc)
+        except OSError as exc:
+            self._failures.add(str(local), local_error(local, exc))
+
+    async def _batch(self, items: list[Item]) -> None:
+        """Small files in one go; one by one if that fails, so that each failure has its path."""
+        contents = await self._env.threads.run(_read_all, items)
+        files = [
+            NewFile(path, data, status.st_mtime_ns, status.st_mode & 0o777)
+            for (_, status, path), data in zip(items, contents, strict=True)
+            if data is not None
+        ]
+        try:
+            await self._service.write_many(files)
+        except Unavailable:
+            raise
+        except StnodeError:
+            files = []
+        self._progress.files += len(files)
+        self._progress.moved(sum(len(file.data) for file in files))
+        done = {file.path for file in files}
+        for item in items:
+            if item[2] not in done:
+                await self._guarded(*item)
+
+    async def _differing(self, local: Path, path: str) -> AsyncIterator[Item]:
+        """What differs below `local`; makes directories before anything in them."""
         waiting: list[tuple[Path, str, bool]] = [(local, path, await self._ensure_directory(local, path))]
         while waiting:
             local, path, existed = waiting.pop()
@@ -89,7 +135,7 @@ class Upload:
                 elif entry is not None and _is_same(child, status, entry):
                     self._progress.skipped += 1
                 else:
-                    await queue.put((child, status, target))
+                    yield child, status, target
 
     async def _ensure_directory(self, local: Path, path: str) -> bool:
         """Makes the top directory; whether it was there."""
@@ -158,6 +204,22 @@ class Upload:
 
 def _open(local: Path) -> FileIO:
     return FileIO(os.open(local, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb")
+
+
+def _read_all(items: list[Item]) -> list[bytes | None]:
+    """The contents of small files; None for one that cannot be read, or changed meanwhile: it is tried again by itself."""
+    contents: list[bytes | None] = []
+    for local, status, _ in items:
+        try:
+            with _open(local) as stream:
+                data = stream.read(status.st_size + 1)
+                now = os.fstat(stream.fileno())
+        except OSError:
+            contents.append(None)
+            continue
+        same = (now.st_size, now.st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+        contents.append(data if same and len(data) == status.st_size else None)
+    return contents
 
 
 def _scan(local: Path) -> list[tuple[str, os.stat_result]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from stnode.frontends.cli import download
+from stnode.frontends.cli import download, files
 from stnode.node.service import Entry
 from tests.support.fake_service import FakeService
 from tests.unit.cli.conftest import Cli
@@ -245,3 +247,31 @@ def test_rm_mv_mkdir(cli: Cli, fake: FakeService) -> None:
     assert "docs/none" in failed.err
     assert cli("rm", "-r", "docs/a").code == 0
     assert fake.entries == {}
+
+
+def test_rm_that_is_held_back(cli: Cli, fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_HELD_BACK_S", 0.01)
+    fake.hold_deletions = True
+    store(fake, "docs/a/f")
+    assert cli("rm", "-r", "--yes", "docs/a").code == 0
+    assert fake.entries == {}
+    fake.confirmed = asyncio.Event()
+    store(fake, "docs/a/f")
+    monkeypatch.setattr(fake, "stat", confirm_later(fake, fake.stat))
+    waited = cli("rm", "-r", "docs/a")
+    assert waited.code == 0
+    assert waited.err.count("confirm-deletions docs") == 1
+
+
+def confirm_later(fake: FakeService, stat: Callable[[str], Awaitable[Entry]]) -> Callable[[str], Awaitable[Entry]]:
+    """Somebody else confirms at the third look."""
+    looks = 0
+
+    async def looked(path: str) -> Entry:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            fake.confirmed.set()
+        return await stat(path)
+
+    return looked
