@@ -4,6 +4,8 @@ Called by the journal's owner task only. Rules that must not be lost in a rewrit
 - every try follows a look that found the next slot absent, so that lost creates stay rare (R17);
 - an unknown outcome is settled by reading the slot; absent: the same slot with the same bytes again. A new write id would be
   refused by its own predecessor arriving late, and the group would be committed twice;
+- a body or pack that was uploaded more than a minute ago is looked at before a slot names it: the bucket may have been put back to
+  before the upload, and where no commit of ours is lost with it nothing else would show that;
 - nothing is cleaned up after an unknown outcome: the lost request may still be on its way;
 - an attempt whose outcome is still open when an error ends the work (`Group.open`) goes on with the same bytes; when the journal has
   moved on meanwhile, what it wrote is recognised in the state by its versions before the group is judged again: else a local
@@ -53,6 +55,8 @@ LONGEST_RETRY_S: Final = 15.0
 INLINE_BYTES: Final = MAX_SLOT_BYTES - 2048
 """Encoded bodies up to this size lie in the slot; the rest is room for its own fields and the list of dropped sets."""
 VOID_TRIES: Final = 3
+UNSEEN_S: Final = 60.0
+"""An upload is taken for granted this long."""
 RESTORED: Final = "the bucket was put back to an earlier state"
 
 log = get_logger(__name__)
@@ -62,7 +66,7 @@ class _Result(Enum):
     WON = "won"
     LOST = "lost"
     OPEN = "open"
-    """The slot cannot be read, or the state was rebuilt: following the journal will tell."""
+    """The slot cannot be read, or the head was not confirmed for a minute: following the journal will tell."""
 
 
 @dataclass(slots=True)
@@ -134,6 +138,8 @@ class Committer:
     on_trouble: Callable[[StnodeError], None]
     counts: Counts = field(default_factory=Counts)
     trouble: str = ""
+    _seen: dict[str, float] = field(default_factory=dict)
+    _gone: set[str] = field(default_factory=set)
 
     async def commit(self, group: Group) -> None:
         """Returns when everybody in the group was told what became of it, or it was put aside by the guard. An error leaves the group as
@@ -158,7 +164,10 @@ class Committer:
                         continue
                 group.open = await self._attempt(group, proposal)
             if group.open is not None:
-                await self._try(group, group.open)
+                if await self._all_there(group.open.commit):
+                    await self._try(group, group.open)
+                else:
+                    group.open = group.stored = proposal = None
 
     async def _try(self, group: Group, attempt: _Attempt) -> None:
         result, etag = await self._create(attempt)
@@ -177,6 +186,26 @@ class Committer:
                 pass
             case _ as never:
                 assert_never(never)
+
+    async def _all_there(self, commit: Commit) -> bool:
+        """Whether the objects that the slot is the first to name are still in the store, asked of those not seen for a minute."""
+        slot, body = commit.slot, commit.body or EMPTY
+        names = [(layout.pack_key(pack.fkey, pack.id), pack.id) for pack in body.packs_added]
+        if slot.stored is not None:
+            names.append((layout.body_key(slot.stored.id), slot.stored.id))
+        now = self.env.clock.monotonic()
+        self._seen = {name: seen for name, seen in self._seen.items() if now - seen < UNSEEN_S}
+        young_us = self.follower.store_time_us() - int(UNSEEN_S * 1_000_000)
+        old = [(key, name) for key, name in names if layout.minted_us(name) < young_us and name not in self._seen]
+        for key, name in old:
+            try:
+                self.follower.note_date((await self.objects.head(key)).date_ns)
+            except NotFound:
+                log.warning("an upload is gone from the store", key=key)
+                self._gone.add(name)
+                continue
+            self._seen[name] = now
+        return not any(name in self._gone for _, name in names)
 
     # ---- what to write ------------------------------------------------------------------------------------------------
 
@@ -212,9 +241,11 @@ class Committer:
         found: dict[int, PendingPack] = {}
         for handle in handles:
             try:
-                found[handle] = self.packs.pending(handle)
+                pack = self.packs.pending(handle)
             except Internal:
                 continue  # dropped by the packer: what names it is told to upload again
+            if pack.id not in self._gone:
+                found[handle] = pack
         return found
 
     def _hold(self, group: Group, proposal: Proposal) -> bool:
@@ -330,15 +361,11 @@ class Committer:
         return _Attempt(proposal, Commit(slot, slot_sha(data), "", body), data, dict(order))
 
     async def _create(self, attempt: _Attempt) -> tuple[_Result, str]:
-        """Creates the slot; the outcome and, when won, its ETag. Waits as long as it takes to know."""
+        """Creates the slot; the outcome and, when won, its ETag. Tries again until that is known or a minute is over."""
         key = layout.slot_key(attempt.commit.slot.number)
-        epoch, wait_s = self.follower.epoch, FIRST_RETRY_S
-        while True:
+        wait_s = FIRST_RETRY_S
+        while not self.follower.silent():
             try:
-                if self.follower.silent():  # a long outage: the bucket may have been put back in it
-                    await self.follower.check_head()
-                    if self.follower.epoch != epoch:
-                        return _Result.OPEN, ""
                 result = await self.objects.put(key, [attempt.data], Mode.CREATE)
             except Exists:
                 pass
@@ -353,6 +380,7 @@ class Committer:
             if found is not None:
                 return found
             await self.env.clock.sleep(self.env.random.uniform(0, FIRST_RETRY_S))
+        return _Result.OPEN, ""  # a long outage: the bucket may have been put back in it
 
     async def _look(self, attempt: _Attempt) -> tuple[_Result, str] | None:
         """What the slot in the store says of the attempt; None if there is none."""

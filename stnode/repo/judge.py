@@ -323,7 +323,7 @@ class _Bench:
         was_live = current is not None and not current.info.deleted
         was_directory = current is not None and current.info.type is FileType.DIRECTORY
         if info.deleted:
-            if (was_directory or info.type is FileType.DIRECTORY) and self._has_live_below(fid, info.name, writes):
+            if (was_directory or not was_live) and self._has_live_below(fid, info.name, writes):
                 return _Refusal(Status.CONFLICT, NOT_EMPTY)
             return False
         crowded = info.type is not FileType.DIRECTORY and (was_directory or not was_live) and self._has_live_below(fid, info.name, writes)

@@ -714,7 +714,7 @@ async def large_body(world: World) -> None:
 
 async def mass_deletion(world: World) -> None:
     """Deleting more than half of a thousand files waits for an hour, or for a word; other changes go on."""
-    a, b = await world.two()
+    a, _ = await world.two()
     first = await a.file("f0", "x", ((1, 1),))
     files = [replace(first, info=file_info(f"f{number}", "x", ((1, 1),))) for number in range(1200)]
     await a.put(*files)

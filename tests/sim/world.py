@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from stnode.clock import Env, InlineThreads, SeededRandomness
 from stnode.db import Database
+from stnode.errors import Unavailable
 from stnode.objectstore.base import Blob, Buffer, IfMatch, Key, Meta, Mode, PutResult
 from stnode.objectstore.faulty import FaultPlan, Faulty
 from stnode.objectstore.memory import MemoryStore, StoredObject
@@ -24,10 +25,11 @@ from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.protocol.vector import Vector, covers
 from stnode.repo import checkpoint, layout, state
 from stnode.repo.codec import NO_PREDECESSOR, Slot, Stub, decode_slot, slot_sha
+from stnode.repo.journal import JournalOptions
 from stnode.repo.judge import parents
 from stnode.repo.records import UNCONDITIONAL, Applied, Condition, Draft, DraftSet, Extents, Outcome, Record, SetKind, Status
 from stnode.repo.restore import restore
-from stnode.repo.store import JournalOptions, SettingsChange, Store, new_folder
+from stnode.repo.store import SettingsChange, Store, new_folder
 
 START_NS = 1_763_700_000 * 10**9
 BLOCK = 131_072
@@ -306,7 +308,8 @@ class World:
         for name in outcome.names:
             record = node.record(name)
             assert record is not None
-            self.kept.setdefault(("f", name), []).append(record.info.version)
+            if not record.info.deleted:  # a deletion that loses against a later change leaves nothing to keep
+                self.kept.setdefault(("f", name), []).append(record.info.version)
 
     def forget(self) -> None:
         """The bucket is put back: what was acknowledged after the backup is lost by the operator's will."""
@@ -387,7 +390,7 @@ async def _until_followed(node: SimNode) -> None:
     while True:
         try:
             await node.store.follow_to_head()
-        except Exception as exc:  # noqa: BLE001 (a stuck request of before the healing)
+        except Unavailable as exc:  # a request of before the healing
             node.world.note(f"n{node.number} not yet: {type(exc).__name__}")
             await asyncio.sleep(1)
         else:

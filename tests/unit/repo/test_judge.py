@@ -325,6 +325,11 @@ def test_a_directory_with_live_children_is_not_deleted(by_us: bool) -> None:
     assert (verdict.status, verdict.reason) == (Status.CONFLICT, judging.NOT_EMPTY)
 
 
+def test_a_deletion_of_a_name_without_record_that_has_live_children() -> None:
+    verdict = one(state(item("d/f", A1)), draft(item("d", A2, deleted=True)))
+    assert (verdict.status, verdict.reason) == (Status.CONFLICT, judging.NOT_EMPTY)
+
+
 def test_a_tree_is_deleted_children_first() -> None:
     view = state(item("d", A1, DIR), item("d/e", A1, DIR), item("d/e/f", A1))
     verdicts = decide(
