@@ -54,13 +54,15 @@ class Failures:
     def __init__(self) -> None:
         self.exit_code = 0
         self.count = 0
+        self._hints: set[str] = set()
 
     def add(self, path: str, error: StnodeError) -> None:
-        """Tells of one path. The first error's exit code is the command's."""
+        """Tells of one path, and each hint once. The first error's exit code is the command's."""
         self.count += 1
         self.exit_code = self.exit_code or error.exit_code
         message = error.message if path in error.message else f"{path}: {error.message}"
-        tell_error(message, error.hint)
+        tell_error(message, "" if error.hint in self._hints else error.hint)
+        self._hints.add(error.hint)
 
     def finish(self) -> None:
         """Ends the command if anything failed."""

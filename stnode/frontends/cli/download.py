@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from stnode.clock import Env
-from stnode.errors import Conflict, Full, Invalid, Refused, StnodeError, Unavailable
+from stnode.errors import Conflict, Full, Internal, Invalid, Refused, StnodeError, Unavailable
 from stnode.frontends.cli.app import Failures
 from stnode.frontends.cli.output import Progress
 from stnode.node.service import Entry, Service
@@ -86,7 +86,7 @@ class Download:
         """Awaits the work for one path; its failure is told, and the rest goes on."""
         try:
             await work
-        except Unavailable:
+        except (Unavailable, Internal):
             raise  # the next path would fare no better
         except StnodeError as exc:
             self._failures.add(str(place), exc)

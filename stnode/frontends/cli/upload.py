@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 
 from stnode.clock import Env
-from stnode.errors import Conflict, Invalid, NotFound, StnodeError, Unavailable
+from stnode.errors import Conflict, Internal, Invalid, NotFound, StnodeError, Unavailable
 from stnode.frontends.cli.app import Failures
 from stnode.frontends.cli.download import local_error
 from stnode.frontends.cli.output import Progress, printable
@@ -81,7 +81,7 @@ class Upload:
         """One item; its failure is told, and the rest goes on."""
         try:
             await self._item(local, status, path)
-        except Unavailable:
+        except (Unavailable, Internal):
             raise  # the next file would fare no better
         except StnodeError as exc:
             self._failures.add(str(local), exc)
@@ -98,7 +98,7 @@ class Upload:
         ]
         try:
             await self._service.write_many(files)
-        except Unavailable:
+        except (Unavailable, Internal):
             raise
         except StnodeError:
             files = []
@@ -128,7 +128,7 @@ class Upload:
                 elif stat.S_ISDIR(status.st_mode):
                     try:
                         waiting.append((child, target, await self._directory(child, status, target, entry)))
-                    except Unavailable:
+                    except (Unavailable, Internal):
                         raise
                     except StnodeError as exc:
                         self._failures.add(str(child), exc)
