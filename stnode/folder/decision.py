@@ -105,6 +105,11 @@ class Item:
         return None if winner is None else winner[1]
 
     def _is_later(self, a: Vector, entry_a: Entry | None, b: Vector, entry_b: Entry | None) -> bool:
+        """Whether `a` wins over the concurrent `b`; None stands for our record. A change outlives a deletion (v1's rule). Where v2's would
+        have our live item deleted, the deletion is called the winner so that it is brought to the judge, who settles it for both."""
+        gone_a, gone_b = (self._is_gone(entry) for entry in (entry_a, entry_b))
+        if gone_a != gone_b and (entry_b if gone_a else entry_a) is not None:
+            return gone_b
         modified_a, modified_b = (self._own_modified() if entry is None else entry.modified for entry in (entry_a, entry_b))
         return modified_a > modified_b if modified_a != modified_b else vector.compare(a, b) is Ordering.CONCURRENT_GREATER
 
@@ -189,6 +194,11 @@ class Item:
             return self.given
         row = self._conn.execute("SELECT info, blocks FROM remote_content WHERE id = ?", (content,)).fetchone()
         return None if row is None else fileinfo.from_record(row[0], entry.seq, row[1])
+
+    def _is_gone(self, entry: Entry | None) -> bool:
+        if entry is None:
+            return self._own is not None and bool(self._own.deleted)
+        return bool(entry.flags & DELETED)
 
     def _own_modified(self) -> int:
         info = self._own_info()

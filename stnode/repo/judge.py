@@ -288,6 +288,8 @@ class _Bench:
                 return self._equal(draft, current)
             case Ordering.CONCURRENT_GREATER | Ordering.CONCURRENT_LESSER:
                 pass
+        if info.deleted != committed.deleted and not current.local_flags and draft.fid not in self._context.encrypted:
+            return self._outlived(draft, current)
         # A local change of a receive-only folder is known to nobody, so it wins against nobody.
         if current.local_flags & LocalFlag.RECEIVE_ONLY or fileinfo.wins(info, committed):
             if self._view.announced(draft.fid, committed):
@@ -297,6 +299,13 @@ class _Bench:
         if draft.fid in self._context.encrypted or not self._worth_a_copy(loser) or self._view.announced(draft.fid, info):
             return _Refusal(Status.DROPPED, LOSES)
         return _Plan(None, (), loser)
+
+    def _outlived(self, draft: Draft, current: _Current) -> _Plan:
+        """A deletion and a concurrent change: the change stays, under a vector above both. Syncthing 1 lets the change win whatever the
+        times, Syncthing 2 the later of the two (bep-facts 7.3); without a new vector devices of both would differ until the next change."""
+        live, extents = (current.info, current.extents) if draft.info.deleted else (draft.info, draft.extents)
+        version = update(merge(draft.info.version, current.info.version), self._context.me, self._context.time_s)
+        return _Plan(fileinfo.replace_version(live, version, self._context.me), extents)
 
     def _equal(self, draft: Draft, current: _Current) -> _Plan | _Refusal:
         """Equal vectors: the same, a change of flags, or (two writers with one identity) a conflict that no device can see."""

@@ -112,7 +112,6 @@ B1: Vector = ((P2, 1),)
         (item("f", A1, mtime=5), item("f", B1, mtime=6), Status.COMMITTED, ""),
         (item("f", A1, mtime=6, content="same"), item("f", B1, mtime=5, content="same"), Status.DROPPED, judging.LOSES),
         (item("d", A1, DIR, mtime=6), item("d", B1, DIR, mtime=5), Status.DROPPED, judging.LOSES),
-        (item("f", A1, deleted=True, mtime=6), item("f", B1, mtime=7), Status.COMMITTED, ""),
     ],
 )
 def test_a_peers_version_against_the_committed_one(committed: FileInfo | None, incoming: FileInfo, status: Status, reason: str) -> None:
@@ -174,10 +173,17 @@ def test_a_winner_made_of_the_losing_content_is_no_conflict() -> None:
     assert names(one(state(loser), draft(made_of_it))) == ["f"]
 
 
-def test_a_winning_deletion_leaves_a_copy() -> None:
-    verdict = one(state(item("f", A1, mtime=5)), draft(item("f", B1, deleted=True, mtime=6)))
-    assert len(verdict.records) == 2
-    assert the(verdict, "f").removes_file
+@pytest.mark.parametrize("deletion_first", [True, False])
+@pytest.mark.parametrize("later", ["deletion", "change"])
+def test_a_change_outlives_a_concurrent_deletion_under_a_vector_above_both(deletion_first: bool, later: str) -> None:
+    gone = item("f", B1, deleted=True, mtime=6 if later == "deletion" else 4)
+    live = item("f", A1, mtime=5)
+    committed, incoming = (gone, live) if deletion_first else (live, gone)
+    (record,) = one(state(committed), draft(incoming)).records
+    assert not record.info.deleted
+    assert not record.removes_file
+    assert covers(record.info.version, A1)
+    assert covers(record.info.version, B1)
 
 
 def test_a_copy_finds_a_free_name() -> None:
