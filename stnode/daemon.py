@@ -23,6 +23,7 @@ from stnode.errors import StnodeError
 from stnode.frontends.cli.app import App, pass_app
 from stnode.frontends.cli.main import run_cli
 from stnode.frontends.cli.settings import change_line, wishes
+from stnode.memory import keep_freed_memory
 from stnode.node.connect import check_store, connect
 from stnode.node.home import Holder, Home, HomeLock, default_home, lock_or_daemon
 from stnode.node.service import Service
@@ -57,6 +58,7 @@ def run(app: App, apply: bool) -> None:
     json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stderr.isatty())
     configure_logging(settings.log.level, json=json)
     _allow_many_files()
+    keep_freed_memory()
     env = system_env(settings.limits.threads)
     try:
         asyncio.run(serve(app.home, settings, env, apply=apply))
@@ -94,6 +96,7 @@ async def _serve_locked(home: Home, settings: config.Config, env: Env, lock: Hom
                 log.info("applied", change=change_line(change))
         await node.start()
         lock.announce(Holder(os.getpid(), "daemon", url, settings.api.api_key))
+        click.echo(f"device ID  {await service.id()}\npage       {url}/")
         log.info("ready", device_id=await service.id(), listening=list(node.listening), page=f"{url}/")
         await _tell_differences(service, settings)
         await stop.wait()
