@@ -17,16 +17,19 @@ from stnode.clock import Env
 from stnode.db import Database
 from stnode.errors import NotFound, StnodeError
 from stnode.folder.ignore import is_internal
-from stnode.protocol.fileinfo import FileType
 from stnode.protocol.messages import ErrorCode, Request
 from stnode.repo import state
 from stnode.repo.addresses import FileMap
-from stnode.repo.records import Record
+from stnode.repo.records import Extent, Record
+from stnode.repo.state import Served
 from stnode.repo.store import Store
 from stnode.telemetry import get_logger
 
 Reply = Callable[[int, memoryview | bytes, ErrorCode], None]
 """(request id, data, code): queues one Response; never blocks."""
+
+_Miss = tuple[int, int, int, Request]
+"""(pack, place, end): a block that is not in memory, and where the blocks of its file end that lie right behind it."""
 
 _log = get_logger(__name__)
 _CACHED_RECORDS = 4096
@@ -70,22 +73,23 @@ class BlockServer:
         unknown = {request.name for request in requests if request.name not in self._records}
         if unknown:
             await self._load(sorted(unknown))
-        misses: list[tuple[int, int, Request]] = []
+        misses: list[_Miss] = []
+        cached = self._store.reader.cached
         for request in requests:
-            block = self._block_of(request, reply)
-            if block is None:
+            run = self._run_of(request, reply)
+            if run is None:
                 continue
-            pack, place = block
-            data = self._store.reader.cached(pack, place)
+            pack, place, blocks = run
+            data = cached(pack, place)
             if data is not None and self._matches(request, pack, place):
                 reply(request.id, data, ErrorCode.NO_ERROR)
             else:
-                misses.append((pack, place, request))
+                misses.append((pack, place, place + blocks, request))
         if misses:
             await asyncio.gather(*(self._read_run(run, reply) for run in _runs(misses)))
 
-    def _block_of(self, request: Request, reply: Reply) -> tuple[int, int] | None:
-        """The address of the block asked for; None when the reply is given already."""
+    def _run_of(self, request: Request, reply: Reply) -> Extent | None:
+        """The block asked for with those of the file that lie right behind it; None when the reply is given already."""
         served = self._records.get(request.name)
         if request.size == 0 and served is not None:
             reply(request.id, b"", ErrorCode.NO_ERROR)  # peers up to 2.1.0 ask for the empty block of an empty file
@@ -94,23 +98,20 @@ class BlockServer:
         elif served is None or not served.has(request.offset, request.size):
             reply(request.id, b"", ErrorCode.NO_SUCH_FILE)
         else:
-            pack, place = served.blocks.at(request.offset // served.block_size)
-            if pack:
-                return pack, place
+            run = served.blocks.run_at(request.offset // served.block_size)
+            if run[0]:
+                return run
             reply(request.id, bytes(request.size), ErrorCode.NO_ERROR)
         return None
 
     async def _load(self, names: Sequence[str]) -> None:
-        def read(conn: Connection) -> dict[str, Record]:
-            return state.get_records(conn, self._fid, names)
+        def read(conn: Connection) -> dict[str, Served]:
+            return state.served(conn, self._fid, names)
 
         found = await self._db.run(read)
         for name in names:
             record = found.get(name)
-            servable = record is not None and record.info.type == FileType.FILE and not record.info.deleted
-            self._records[name] = (
-                _Served(record.info.size, record.info.block_size, FileMap(record.extents)) if record is not None and servable else None
-            )
+            self._records[name] = None if record is None else _Served(record.size, record.block_size, FileMap(record.extents))
         while len(self._records) > _CACHED_RECORDS + len(names):
             self._records.popitem(last=False)
 
@@ -118,29 +119,29 @@ class BlockServer:
         """The peer wants this very content. Without a hash (v1 may leave it out) the record's content is what it gets."""
         return not request.hash or self._store.packlists.hashes(pack, place, 1) == request.hash
 
-    async def _read_run(self, run: Sequence[tuple[int, int, Request]], reply: Reply) -> None:
-        pack, first, _ = run[0]
+    async def _read_run(self, run: Sequence[_Miss], reply: Reply) -> None:
+        pack, first, _, request = run[0]
         try:
-            blocks = await self._read(pack, first, run[-1][1] - first + 1)
+            blocks = await self._read(pack, first, run[-1][1] - first + 1, run[-1][2] - first)
         except StnodeError as exc:
-            _log.warning("block not served", pack=pack, place=first, file=run[0][2].name, error=exc.message)
+            _log.warning("block not served", pack=pack, place=first, file=request.name, error=exc.message)
             code = ErrorCode.NO_SUCH_FILE if isinstance(exc, NotFound) else ErrorCode.GENERIC
-            for _, _, request in run:
+            for *_, request in run:
                 reply(request.id, b"", code)
             return
-        for _, place, request in run:
+        for _, place, _, request in run:
             if self._matches(request, pack, place):
                 reply(request.id, blocks[place - first], ErrorCode.NO_ERROR)
             else:
                 await self._answer_old(request, reply)
 
-    async def _read(self, pack: int, place: int, count: int) -> Sequence[memoryview]:
+    async def _read(self, pack: int, place: int, count: int, likely: int) -> Sequence[memoryview]:
         """A pack that is gone was repacked or we are behind: follow to the head, then look again (R15)."""
         try:
-            return await self._store.reader.blocks(pack, place, count)
+            return await self._store.reader.blocks(pack, place, count, likely)
         except NotFound:
             await self._store.follow_to_head()
-            return await self._store.reader.blocks(pack, place, count)
+            return await self._store.reader.blocks(pack, place, count, likely)
 
     async def _answer_old(self, request: Request, reply: Reply) -> None:
         """The peer still pulls a version that was replaced: history may hold it (fewer failed rounds)."""
@@ -165,10 +166,10 @@ class BlockServer:
         reply(request.id, b"", ErrorCode.NO_SUCH_FILE)
 
 
-def _runs(misses: list[tuple[int, int, Request]]) -> list[list[tuple[int, int, Request]]]:
+def _runs(misses: list[_Miss]) -> list[list[_Miss]]:
     """Groups of requests for neighbouring blocks of one pack."""
-    misses.sort(key=lambda miss: (miss[0], miss[1]))
-    runs: list[list[tuple[int, int, Request]]] = []
+    misses.sort(key=lambda miss: miss[:2])
+    runs: list[list[_Miss]] = []
     for miss in misses:
         if runs and runs[-1][-1][0] == miss[0] and miss[1] - runs[-1][-1][1] <= 1:
             runs[-1].append(miss)

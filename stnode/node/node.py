@@ -32,6 +32,7 @@ from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.messages import Hello
 from stnode.repo import state
+from stnode.repo.reader import ReaderOptions
 from stnode.repo.records import Applied
 from stnode.repo.settings import DeviceSettings, FolderSettings
 from stnode.repo.store import Store
@@ -93,7 +94,7 @@ class Node:
             opened.push_async_callback(objects.close)
             db = Database(await env.threads.run(_state_file, home))
             opened.push_async_callback(db.close)
-            store = await Store.open(objects, db, env, identity.device_id)
+            store = await Store.open(objects, db, env, identity.device_id, reader_options=_reader_options(home, config, objects.url))
             opened.push_async_callback(store.close)
             await index.migrate(db)
             store.announced = _announced_by_a_device
@@ -211,6 +212,12 @@ def _state_file(home: Path) -> Path:
     directory = home / "state"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory / "state.db"
+
+
+def _reader_options(home: Path, config: Config, store_url: str) -> ReaderOptions:
+    """A store in a local directory is on disk already."""
+    path = home / "state" / "packs" if store_url.startswith("s3:") else None
+    return ReaderOptions(config.limits.read_cache, disk_bytes=config.limits.disk_cache, disk_path=path)
 
 
 def _announced_by_a_device(conn: Connection, fid: int, info: FileInfo) -> bool:

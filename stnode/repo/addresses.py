@@ -117,8 +117,11 @@ class FileMap:
 
     def __init__(self, extents: Sequence[Extent]) -> None:
         self._extents = extents
-        self._starts = list(accumulate((extent[2] for extent in extents), initial=0))
-        self.blocks: int = self._starts.pop()
+        self._starts = [0]
+        self.blocks: int = extents[0][2] if len(extents) == 1 else 0
+        if len(extents) > 1:
+            self._starts = list(accumulate((extent[2] for extent in extents), initial=0))
+            self.blocks = self._starts.pop()
 
     def run_at(self, index: int) -> Extent:
         """Block `index` and those after it that lie right behind it; Internal beyond the last block."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from stnode.protocol.fileinfo import from_record
+from stnode.protocol.fileinfo import FileType, from_record
 from stnode.protocol.vector import Vector, from_wire
 from stnode.repo.codec_body import Partial, Relocation, decode_partial
 from stnode.repo.codec_run import Space
-from stnode.repo.records import Extent, Record, decode_extents
+from stnode.repo.records import Extent, Extents, Record, decode_extents
 from stnode.repo.settings import DeviceSettings, FolderSettings, decode_device, decode_folder
 from stnode.repo.state_schema import META_GROUP, MODULUS_MASK, entry_hash, head_value
 
@@ -73,6 +73,14 @@ class Pack:
     condemned: int
     lost: int
     refs: int
+
+
+class Served(NamedTuple):
+    """What serving a file needs. `block_size` is the file's size where it is one block."""
+
+    size: int
+    block_size: int
+    extents: Extents
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +187,22 @@ def get_records(conn: sqlite3.Connection, fid: int, names: Sequence[str]) -> dic
         part = names[start : start + _BATCH]
         query = f"SELECT {_RECORD} FROM records WHERE fid = ? AND name IN ({','.join('?' * len(part))})"  # noqa: S608
         found.update((row[0], _record(fid, row)) for row in conn.execute(query, (fid, *part)))
+    return found
+
+
+def served(conn: sqlite3.Connection, fid: int, names: Sequence[str]) -> dict[str, Served]:
+    """What of those names is a file that exists. Most are one block: their FileInfo need not be parsed."""
+    found: dict[str, Served] = {}
+    for start in range(0, len(names), _BATCH):
+        part = names[start : start + _BATCH]
+        query = (
+            f"SELECT name, size, info, extents FROM records WHERE fid = ? AND name IN ({','.join('?' * len(part))})"  # noqa: S608
+            f" AND type = {FileType.FILE:d} AND deleted = 0"
+        )
+        for name, size, info, extents in conn.execute(query, (fid, *part)):
+            runs = decode_extents(extents)
+            one = len(runs) == 1 and runs[0][2] == 1
+            found[name] = Served(size, size if one else from_record(info).block_size, runs)
     return found
 
 

@@ -29,7 +29,7 @@ from stnode.repo.journal import Journal, JournalOptions, JournalStatus
 from stnode.repo.packer import Packer, PackerOptions
 from stnode.repo.packlist import PackLists
 from stnode.repo.proposal import Entries, PackTable
-from stnode.repo.reader import Reader
+from stnode.repo.reader import Reader, ReaderOptions
 from stnode.repo.records import Applied, DraftSet, Extent, Outcome
 from stnode.repo.registry import StateRegistry
 from stnode.repo.restore import restore
@@ -79,6 +79,7 @@ class Store:
         store_id: str,
         packer_options: PackerOptions | None = None,
         journal_options: JournalOptions | None = None,
+        reader_options: ReaderOptions | None = None,
     ) -> None:
         self.store_id = store_id
         self.node = node
@@ -91,7 +92,7 @@ class Store:
         self.packer = Packer(
             objects, env, fkey_of=self.fkey, store_time_us=self.store_time_us, options=packer_options, observer=self.packlists
         )
-        self.reader = Reader(objects, self.packlists, env)
+        self.reader = Reader(objects, self.packlists, env, reader_options)
         self.dedupe = Dedupe(db, env, self.packlists, registry, index, self.fkey)
         self._journal = Journal(
             objects,
@@ -142,6 +143,7 @@ class Store:
         node: DeviceID,
         packer_options: PackerOptions | None = None,
         journal_options: JournalOptions | None = None,
+        reader_options: ReaderOptions | None = None,
     ) -> Store:
         """Opens the store and follows it to the head. Raises NotFound when there is none, Refused for a newer format or an object
         store that cannot create if absent, and what following finds wrong."""
@@ -153,8 +155,9 @@ class Store:
             raise Refused(
                 f"the store has format {document['format']}, this stnode knows {FORMAT_VERSION}", hint="update stnode on this node"
             )
-        store = cls(objects, db, env, node, document["store"], packer_options, journal_options)
+        store = cls(objects, db, env, node, document["store"], packer_options, journal_options, reader_options)
         await store.packlists.open()
+        await store.reader.open()
         await store._journal.start()
         store._upkeep.start()
         return store
