@@ -9,12 +9,22 @@ What this module does not know: connections, packs, how anything is fetched.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from sqlite3 import Connection
 
 from stnode.folder import ignore
 from stnode.folder.evaluation import BATCH, Rules, evaluate, remove, take_in
-from stnode.folder.needs import announced_by, best_versions, completion, missing_content, need_totals, needed_info, next_needed, sources
+from stnode.folder.needs import (
+    announced_by,
+    best_versions,
+    completion,
+    missing_content,
+    need_totals,
+    needed_info,
+    next_needed,
+    replacing,
+    sources,
+)
 from stnode.folder.tables import device_number, index_state, migrate, set_index_state
 from stnode.folder.types import SMALL_BYTES, Completion, IndexEffect, IndexState, Needed, NeedKind, NeedTotals
 from stnode.protocol.fileinfo import FileInfo
@@ -46,7 +56,9 @@ __all__ = [
     "needed_info",
     "next_needed",
     "recheck",
+    "replacing",
     "sources",
+    "strangers",
 ]
 
 _DROP_NAMES = 10_000
@@ -122,6 +134,16 @@ def evaluate_all(conn: Connection, fid: int, settings: FolderSettings) -> IndexE
 def forget(conn: Connection, fid: int, dev: int) -> None:
     """Makes the next ClusterConfig report nothing of the device's index, so that it comes whole again; what we have stays until then."""
     set_index_state(conn, fid, dev, IndexState())
+
+
+def strangers(conn: Connection, fid: int, shared: Collection[bytes]) -> list[int]:
+    """Devices of whose index of the folder we have something, though their IDs are not in `shared`: the folder's devices."""
+    rows = conn.execute(
+        "SELECT s.dev, d.device FROM remote_state s JOIN remote_devices d ON d.dev = s.dev WHERE s.fid = ? "
+        "AND (s.max_sequence > 0 OR s.index_id != x'0000000000000000')",
+        (fid,),
+    )
+    return [dev for dev, device in rows if device not in shared]
 
 
 def drop_step(conn: Connection, fid: int, dev: int, limit: int = _DROP_NAMES) -> bool:

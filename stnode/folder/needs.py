@@ -37,6 +37,15 @@ def needed_info(conn: Connection, fid: int, names: Sequence[str]) -> dict[str, F
     return {name: fileinfo.from_record(info, 0, blocks) for name, info, blocks in rows}
 
 
+def replacing(conn: Connection, fid: int, first: str, last: str) -> list[str]:
+    """Files and symlinks, needed names from `first` to `last`, that take the place of a live item of ours."""
+    rows = conn.execute(
+        "SELECT name FROM need WHERE fid = ? AND name >= ? AND name <= ? AND replaces AND kind IN (?, ?)",
+        (fid, first, last, int(NeedKind.FILE), int(NeedKind.SYMLINK)),
+    )
+    return [name for (name,) in rows]
+
+
 def sources(conn: Connection, fid: int, names: Sequence[str]) -> dict[str, list[int]]:
     """Devices that have the global version of each name, valid and live: those that can be asked for its blocks."""
     fill_batch(conn, names)

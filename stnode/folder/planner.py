@@ -37,6 +37,7 @@ class Job:
     outstanding: int = 0
     failed_at: set[int] = field(default_factory=set)
     aborted: bool = False
+    queued: bool = False
     saved_bytes: int = 0
     pack: OpenPack | None = None
 

@@ -1,9 +1,11 @@
 """One owner task per folder: takes indexes in, pulls what is needed, hands finished records to the committer.
 
-A pull pass walks the needed names in order, a window at a time. Directories, symlinks, metadata changes and files whose
-blocks the folder has already become drafts at once; the rest are jobs of `Transfer`. Deletions wait for the end of the pass
-(a peer may still rename or copy from what is to be deleted), files before directories, deepest first (bep-facts 12.1).
-Failed items are retried three times at once, then after a minute, doubling to an hour (8.3).
+Whenever there is news the needed names are walked in order, a window at a time. Directories, symlinks, metadata changes and files whose
+blocks the folder has already become drafts at once; the rest are jobs of `Transfer`, which go on beside all this. Deletions follow
+the drafts into the same commit, files before directories, deepest first (bep-facts 12.1), so that a rename is announced in one
+message. What is to take the place of a directory waits until that is empty. Failed items are tried again by `Retries` (8.3).
+
+    needed --planned--> active (draft or job) --outcome known and need evaluated again--> done, needed again, or failed
 
 Not responsible for: connections (node), what the peers' indexes mean (index), judging conflicts (repo.judge).
 """
@@ -23,13 +25,15 @@ from stnode.errors import StnodeError
 from stnode.folder import index
 from stnode.folder.index import Needed, NeedKind
 from stnode.folder.planner import Job, Reuse, plan_file
+from stnode.folder.retries import Retries
 from stnode.folder.server import BlockServer
 from stnode.folder.transfer import Limits, Source, Transfer
 from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.messages import Index
+from stnode.protocol.vector import Vector
 from stnode.repo import state
-from stnode.repo.records import Applied, Draft, DraftSet, Extents, SetKind, Status
+from stnode.repo.records import Applied, Draft, DraftSet, Extents, Outcome, SetKind, Status
 from stnode.repo.settings import FolderSettings
 from stnode.repo.store import Store
 from stnode.telemetry import get_logger
@@ -38,11 +42,9 @@ _log = get_logger(__name__)
 
 _WINDOW = 1000
 _BACKLOG_JOBS = 4000
-_BACKLOG_BYTES = 512 << 20
-_IMMEDIATE_ROUNDS = 3
-_RETRY_S = (1.0, 60.0, 3600.0)
+_BACKLOG_BLOCKS = 500_000
+_CROWDED_ROUNDS = 2
 _PARTIAL_EVERY_S = 5.0
-_KEPT_ERRORS = 1000
 
 
 class Peer(Source, Protocol):
@@ -51,19 +53,20 @@ class Peer(Source, Protocol):
     def announce(self, fid: int) -> None:
         """Records newer than what this peer was sent may exist; returns at once."""
 
-    async def send_cluster_config(self) -> None:
-        """Says anew what we share and what we hold of the peer's index, which makes it send what is missing."""
+    def resend_config(self) -> None:
+        """Says soon anew what we share and what we hold of the peer's index, which makes it send what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     """What the database has of a window of needed names: global versions, devices that have them, extents of our record where only
-    metadata differs, and runs of unfinished downloads of that very version."""
+    metadata differs, runs of unfinished downloads of that very version, and which take the place of a directory that is not empty."""
 
     infos: dict[str, FileInfo]
     sources: dict[str, list[int]]
     same: dict[str, Extents]
     partials: dict[str, tuple[Reuse, ...]]
+    crowded: set[str]
 
 
 class FolderRunner:
@@ -80,20 +83,20 @@ class FolderRunner:
             env, settings.folder_id, fid, store.packer, limits, done=self._downloaded, failed=self._job_failed, saved=self._save_partial
         )
         self.peers: dict[int, Peer] = {}
-        self.errors: dict[str, str] = {}
         self.broken = ""
-        self._round_errors: dict[str, str] = {}
-        self._rounds_failed = 0
+        self._retries = Retries()
         self._job_ids = 0
         self._active: set[str] = set()
         self._deleting: set[str] = set()
-        self._recheck: set[str] = set()
+        self._outdated: set[str] = set()
+        self._stale: set[str] = set()
+        self._settled: set[str] = set()
         self._recheck_all = False
         self._wake = asyncio.Event()
         self._recheck_wake = asyncio.Event()
         self._progress = asyncio.Event()
         self._saved_at: dict[int, float] = {}
-        self._in_pass = False
+        self._planning = False
         self._tasks = Tasks(env, self._crashed)
 
     # --- life
@@ -123,9 +126,14 @@ class FolderRunner:
         """idle, syncing, waiting (items failed; they are tried again later) or error (a task of the folder ended by a bug)."""
         if self.broken:
             return "error"
-        if self._in_pass or self._active or self.transfer.jobs:
+        if self._planning or self._active or self.transfer.jobs or self._wake.is_set():
             return "syncing"
         return "waiting" if self.errors else "idle"
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Names that failed, a thousand at most, and why."""
+        return self._retries.reasons
 
     # --- what sessions tell
 
@@ -137,29 +145,47 @@ class FolderRunner:
             while not await self._db.write(lambda conn: index.drop_step(conn, self.fid, device)):
                 pass
         await self._db.write(lambda conn: index.begin_index(conn, self.fid, device, index_id))
-        self._wake.set()
+        self._wake_up()
 
     async def receive_index(self, device: int, message: Index) -> None:
         """Stores a checked Index or IndexUpdate; returns when it is in the database, so that the caller can hold back the peer."""
-        for info in message.files:
-            job = self.transfer.job_named(info.name)
-            if job is None:
-                continue
-            if job.info.version == info.version:
+        effect = await self._db.write(
+            lambda conn: index.apply_index(conn, self.fid, device, message.files, full=not message.update, settings=self.settings)
+        )
+        announced = {info.name: info for info in message.files if not info.deleted and not info.invalid}
+        for name in {*effect.needed, *effect.satisfied}:
+            given = announced.get(name)
+            self._change_wanted(name, None if given is None else given.version)
+        for name, info in announced.items():
+            job = self.transfer.job_named(name)
+            if job is not None and job.info.version == info.version:
                 job.devices.add(device)
-            else:
-                self.transfer.abort(info.name)
-                self._active.discard(info.name)
-        await self._db.write(lambda conn: index.apply_index(conn, self.fid, device, message.files, full=not message.update, settings=self.settings))
-        self._rounds_failed = 0
+        self._retries.solved(effect.satisfied)
+        self._retries.news(info.name for info in message.files)
+        self.transfer.pump()
+        self._wake_up()
+
+    def _change_wanted(self, name: str, version: Vector | None) -> None:
+        """Another version than before is needed, or none: what is under way for the old one ends, or is followed by the new one."""
+        job = self.transfer.job_named(name)
+        if job is not None:
+            if job.info.version != version:
+                self.transfer.abort(name)
+                self._saved_at.pop(job.id, None)
+                self._active.discard(name)
+        elif name in self._active or name in self._deleting:
+            self._outdated.add(name)
+
+    def _wake_up(self) -> None:
         self._wake.set()
+        self._progress.set()
 
     def peer_up(self, peer: Peer) -> None:
         """The device is connected and lists this folder."""
         self.peers[peer.device] = peer
         self.transfer.source_up(peer)
-        self._rounds_failed = 0
-        self._wake.set()
+        self._retries.start_anew()
+        self._wake_up()
 
     def peer_down(self, peer: Peer, lost: Sequence[tuple[Job, int]]) -> None:
         """It left; `lost` are the requests it will not answer."""
@@ -178,7 +204,7 @@ class FolderRunner:
             changed = applied.folders.get(self.fid)
             if changed is None:
                 return
-            self._recheck.update(changed.names)
+            self._stale.update(changed.names)
             self.server.forget(changed.names)
         self._recheck_wake.set()
         for peer in self.peers.values():
@@ -191,24 +217,39 @@ class FolderRunner:
         self._recheck_wake.set()
 
     async def _recheck_loop(self) -> None:
-        """After commits: which names are still needed. The only place that lets a name be planned again."""
+        """After commits: which names are still needed. The only place that lets a name be planned again. Outcomes are told after the
+        commit they come from, so what has settled here is evaluated on a state that has it."""
         while True:
             await self._recheck_wake.wait()
             self._recheck_wake.clear()
-            names, self._recheck = sorted(self._recheck), set()
+            names, self._stale = sorted(self._stale), set()
+            settled, self._settled = self._settled, set()
             every, self._recheck_all = self._recheck_all, False
             if every:
                 await self._evaluate_all()
+            changed = False
             if names:
-                await self._db.write(partial(index.recheck, fid=self.fid, names=names, settings=self.settings))
-            self._active.difference_update(names)
-            self._deleting.difference_update(names)
-            self._progress.set()
-            if every or self._round_errors:
+                effect = await self._db.write(partial(index.recheck, fid=self.fid, names=names, settings=self.settings))
+                for name in effect.satisfied:
+                    self._change_wanted(name, None)
+                self._retries.solved(effect.satisfied)
+                changed = bool(effect.needed)
+            self._active -= settled
+            self._deleting -= settled
+            again = settled & self._outdated
+            self._outdated -= settled
+            if every or changed or again or self.errors:
                 self._wake.set()
+            self._progress.set()
 
     async def _evaluate_all(self) -> None:
-        """Need from the beginning; who has content that we dropped as known, and lost since, is asked for its index again."""
+        """Need from the beginning; who has content that we dropped as known, and lost since, is asked for its index again. What we had
+        of devices that the folder is not shared with any more goes away: nobody may wait for their files, or for their conflict copies."""
+        shared = {device.device_id for device in self.settings.devices}
+        for device in await self._db.run(lambda conn: index.strangers(conn, self.fid, shared)):
+            while not await self._db.write(partial(index.drop_step, fid=self.fid, dev=device)):
+                pass
+            await self._db.write(partial(index.forget, fid=self.fid, dev=device))
 
         def work(conn: Connection) -> list[int]:
             index.evaluate_all(conn, self.fid, self.settings)
@@ -217,65 +258,77 @@ class FolderRunner:
                 index.forget(conn, self.fid, device)
             return devices
 
-        for device in await self._db.write(work):
-            peer = self.peers.get(device)
-            if peer is not None:
-                await peer.send_cluster_config()
+        devices = await self._db.write(work)
+        self._retries.clear()
+        for device in devices:
+            if device in self.peers:
+                self.peers[device].resend_config()
 
     # --- pulling
 
     async def _pull_loop(self) -> None:
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            self._in_pass = True
-            self._round_errors = {}
+            await self._news()
+            self._planning = True
             try:
-                await self._pass()
+                crowded = await self._plan_needed()
+                await self._delete()
+                self._fail_crowded(crowded)
             except StnodeError as exc:
                 _log.warning("pull stopped", folder=self.settings.folder_id, error=exc.message)
-                self._round_errors[""] = exc.message
+                self._fail("", exc.message)
+            else:
+                self._retries.solved([""])
             finally:
-                self._in_pass = False
-            self.errors = dict(list(self._round_errors.items())[:_KEPT_ERRORS])
-            if self.errors and not self._wake.is_set():
-                self._retry_later()
+                self._planning = False
 
-    def _retry_later(self) -> None:
-        self._rounds_failed += 1
-        first, after, most = _RETRY_S
-        late = self._rounds_failed - _IMMEDIATE_ROUNDS
-        self._spawn(self._wake_after(first if late <= 0 else min(after * 2 ** (late - 1), most)), "retry")
+    async def _news(self) -> None:
+        """Returns when something has changed or failed items are due again."""
+        while not self._wake.is_set() and not self._retries.start_round(self._env.clock.monotonic()):
+            due = self._retries.due
+            try:
+                async with asyncio.timeout(None if due is None else due - self._env.clock.monotonic()):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+        self._wake.clear()
 
-    async def _wake_after(self, seconds: float) -> None:
-        await self._env.clock.sleep(seconds)
-        self._wake.set()
+    def _fail(self, name: str, reason: str) -> None:
+        earlier = self._retries.due
+        self._retries.fail(name, reason, self._env.clock.monotonic())
+        if earlier is None:
+            self._wake.set()  # the loop waits without a deadline
 
-    async def _pass(self) -> None:
-        """Once over everything that is needed now; content first, deletions last."""
-        after = ""
+    async def _plan_needed(self) -> list[str]:
+        """Once over all content that is needed now; names that have to wait until a directory is empty come back."""
+        after, crowded = "", list[str]()
         while True:
             window = await self._db.run(partial(index.next_needed, fid=self.fid, after=after, limit=_WINDOW, deletes=False))
             if not window:
-                break
+                return crowded
             after = window[-1].name
-            await self._plan([needed for needed in window if needed.name not in self._active])
-            await self._until(lambda: len(self.transfer.jobs) < _BACKLOG_JOBS and self.transfer.queued_bytes < _BACKLOG_BYTES)
-        await self._until(lambda: self.transfer.drained and not self._active)
-        await self._delete()
+            crowded += await self._plan(
+                [needed for needed in window if needed.name not in self._active and not self._retries.holds(needed.name)]
+            )
+            await self._until(lambda: len(self.transfer.jobs) < _BACKLOG_JOBS and self.transfer.queued_blocks < _BACKLOG_BLOCKS)
+
+    def _fail_crowded(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._fail(name, "takes the place of a directory that is not empty yet")
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
             self._progress.clear()
             await self._progress.wait()
 
-    async def _plan(self, window: Sequence[Needed]) -> None:
-        """Drafts for what the store can do alone, jobs for the rest."""
+    async def _plan(self, window: Sequence[Needed]) -> list[str]:
+        """Drafts for what the store can do alone, jobs for the rest; names that have to wait come back."""
         if not window:
-            return
+            return []
         known = await self._db.run(partial(self._read_window, window=window))
-        drafts = [Draft(self.fid, info, known.same.get(name, ())) for name, info in known.infos.items() if name in known.same or not info.size]
-        files = [info for name, info in known.infos.items() if name not in known.same and info.size]
+        wanted = {name: info for name, info in known.infos.items() if name not in known.crowded}
+        drafts = [Draft(self.fid, info, known.same.get(name, ())) for name, info in wanted.items() if name in known.same or not info.size]
+        files = [info for name, info in wanted.items() if name not in known.same and info.size]
         jobs: list[Job] = []
         for info, reuse in zip(files, await self._store.dedupe.find(self.fid, files), strict=True):
             self._job_ids += 1
@@ -287,21 +340,26 @@ class FolderRunner:
             elif devices:
                 jobs.append(job)
             else:
-                self._round_errors[info.name] = "no connected device has the announced version"
+                self._fail(info.name, "no connected device has the announced version")
         self._active.update(draft.info.name for draft in drafts)
         self._active.update(job.info.name for job in jobs)
         self.transfer.add(jobs)
         self._submit(drafts)
+        return sorted(known.crowded)
 
     def _read_window(self, conn: Connection, window: Sequence[Needed]) -> _Known:
         infos = index.needed_info(conn, self.fid, [needed.name for needed in window])
         same = [needed.name for needed in window if needed.kind is NeedKind.METADATA and needed.size]
         files = [name for name, info in infos.items() if info.size]
+        crowded: set[str] = set()
+        if self._retries.rounds < _CROWDED_ROUNDS:
+            crowded = state.live_children(conn, self.fid, index.replacing(conn, self.fid, window[0].name, window[-1].name))
         return _Known(
             infos,
             index.sources(conn, self.fid, files),
             {name: record.extents for name, record in state.get_records(conn, self.fid, same).items()} if same else {},
             self._partial_runs(conn, infos) if files else {},
+            crowded,
         )
 
     def _partial_runs(self, conn: Connection, infos: Mapping[str, FileInfo]) -> dict[str, tuple[Reuse, ...]]:
@@ -314,11 +372,11 @@ class FolderRunner:
         return found
 
     async def _delete(self) -> None:
-        """Deletions of this pass: files and symlinks in any order, then directories deepest first, in one go."""
+        """Deletions: files and symlinks in any order, then directories deepest first, in one go."""
         after, found = "", list[Needed]()
         while window := await self._db.run(partial(index.next_needed, fid=self.fid, after=after, limit=_WINDOW, deletes=True)):
             after = window[-1].name
-            found += [needed for needed in window if needed.name not in self._deleting]
+            found += [needed for needed in window if needed.name not in self._deleting and not self._retries.holds(needed.name)]
         found.sort(key=lambda needed: (needed.kind is NeedKind.DELETE_DIRECTORY, -needed.name.count("/")))
         for start in range(0, len(found), _WINDOW):
             names = [needed.name for needed in found[start : start + _WINDOW]]
@@ -336,29 +394,31 @@ class FolderRunner:
         self._progress.set()
 
     def _job_failed(self, job: Job, reason: str) -> None:
-        self._round_errors[job.info.name] = reason
+        self._fail(job.info.name, reason)
         self._active.discard(job.info.name)
         self._saved_at.pop(job.id, None)
         self._progress.set()
 
     def _submit(self, drafts: Sequence[Draft]) -> None:
+        """Queues drafts for the next commit, in the order of the calls."""
         if drafts:
-            self._spawn(self._commit(drafts), "commit")
+            outcomes = self._store.submit([DraftSet(SetKind.SINGLE, (draft,)) for draft in drafts])
+            self._spawn(self._await_commit(drafts, outcomes), "commit")
 
-    async def _commit(self, drafts: Sequence[Draft]) -> None:
-        """Hands a batch to the committer. What was not committed is looked at again, and tried again with the retries."""
+    async def _await_commit(self, drafts: Sequence[Draft], decided: asyncio.Future[list[Outcome]]) -> None:
+        """What was not committed is looked at again, and tried again with the retries."""
         try:
-            outcomes = await self._store.submit([DraftSet(SetKind.SINGLE, (draft,)) for draft in drafts])
+            outcomes = await decided
         except StnodeError as exc:
             for draft in drafts:
-                self._round_errors[draft.info.name] = exc.message
-            self._recheck.update(draft.info.name for draft in drafts)
+                self._fail(draft.info.name, exc.message)
         else:
             for draft, outcome in zip(drafts, outcomes, strict=True):
-                if outcome.status is not Status.COMMITTED:
-                    self._recheck.add(draft.info.name)
-                if outcome.status is Status.CONFLICT:
-                    self._round_errors[draft.info.name] = outcome.reason
+                if draft.info.name not in outcome.names:
+                    self._stale.add(draft.info.name)
+                if outcome.status in (Status.CONFLICT, Status.RETRY_UPLOAD):
+                    self._fail(draft.info.name, outcome.reason)
+        self._settled.update(draft.info.name for draft in drafts)
         self._recheck_wake.set()
 
     def _save_partial(self, job: Job) -> None:

@@ -34,6 +34,8 @@ Ask = tuple[str, int, int, bytes, int, Context]
 Answer = tuple[Context, memoryview | bytes, int]
 """context, data, BEP error code (0 = data is there)."""
 
+_MEMORY_WAIT_S = 0.2
+
 
 class Source(Protocol):
     """A connected device that can be asked for blocks. `device` is the small local number of the folder index."""
@@ -95,11 +97,14 @@ class Transfer:
         self._unverified_bytes = 0
         self._verifying = 0
         self._shared: OpenPack | None = None
+        self._sealing: set[OpenPack] = set()
         self._lingering = False
+        self._shared_sealed_at = float("-inf")
+        self._waits_for_memory = False
         self._tasks = Tasks(env, self._crashed)
         self.bytes_in_flight = 0
         self._requests_in_flight = 0
-        self.queued_bytes = 0
+        self.queued_blocks = 0
         self.received_bytes = 0
 
     # --- what the runner tells it
@@ -109,8 +114,8 @@ class Transfer:
         for job in jobs:
             self.jobs[job.id] = job
             self._by_name[job.info.name] = job
-            self.queued_bytes += len(job.todo) * job.info.block_size
-            (self._large if job.large else self._small).append(job)
+            self.queued_blocks += len(job.todo)
+            self._enqueue(job)
             if not self._reachable(job):
                 self._fail(job)
         self.pump()
@@ -120,6 +125,7 @@ class Transfer:
         job = self._by_name.get(name)
         if job is not None:
             self._drop(job)
+            self._discard(job)
 
     def job_named(self, name: str) -> Job | None:
         """The running job for `name`."""
@@ -148,23 +154,32 @@ class Transfer:
 
     async def close(self) -> None:
         """Stops all tasks; jobs are forgotten. What was uploaded and not committed becomes an orphan of the store."""
+        self._sources.clear()
         for job in list(self.jobs.values()):
             self._drop(job)
+            self._discard(job)
         await self._tasks.close()
+        packs = [*self._sealing, *([self._shared] if self._shared is not None else ())]
+        for pack in packs:  # memory is the packer's, which goes on
+            self._packer.discard(pack)
+        self._shared = None
 
     def _crashed(self, name: str, exc: Exception) -> None:
         _log.error("transfer task ended by a bug", task=name, exc_info=exc)
         for job in list(self.jobs.values()):
             self._drop(job)
+            self._discard(job)
             self._failed(job, f"internal error: {exc!r}")
 
     # --- requests
 
     def pump(self) -> None:
         """Fills the windows of all sources, least busy first, as far as memory allows."""
-        if not (self._small or self._large):
-            self._seal_if_quiet()
-            return
+        if self._small or self._large:
+            self._ask()
+        self._seal_if_quiet()
+
+    def _ask(self) -> None:
         for source in sorted(self._sources, key=_busy):
             room = min(self._limits.window - source.bytes_in_flight, self._limits.memory - self._packer.bytes_held - self.bytes_in_flight)
             count = self._limits.window_requests - source.requests_in_flight
@@ -179,6 +194,27 @@ class Transfer:
                 self.bytes_in_flight += sum(ask[2] for ask in asks)
                 self._requests_in_flight += len(asks)
                 source.request(self, self._folder, asks)
+        if self._limits.memory <= self._packer.bytes_held + self.bytes_in_flight:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Memory is full. If it is open packs that fill it, which nothing under way will complete, they go to the store as they are."""
+        if self._requests_in_flight or self._unverified or self._verifying:
+            return
+        for job in self.jobs.values():
+            if job.pack is not None:
+                pack, job.pack = job.pack, None
+                self._seal_soon(pack)
+        self._seal_shared()
+        if not self._sealing and not self._waits_for_memory:
+            self._waits_for_memory = True
+            self._tasks.spawn(self._wait_for_memory(), f"wait {self._folder}")
+
+    async def _wait_for_memory(self) -> None:
+        """Other folders hold it."""
+        await self._env.clock.sleep(_MEMORY_WAIT_S)
+        self._waits_for_memory = False
+        self.pump()
 
     def _take(self, queue: deque[Job], source: Source, room: int, count: int) -> list[Ask]:
         """Blocks from the head of `queue` that `source` has, until `room` bytes or `count` requests are reached."""
@@ -187,7 +223,7 @@ class Transfer:
         while queue and turns and room > 0 and count > 0:
             job = queue[0]
             if job.aborted or not job.todo:
-                queue.popleft()
+                queue.popleft().queued = False
                 turns -= 1
                 continue
             if source.device not in job.devices or source.device in job.failed_at:
@@ -202,7 +238,7 @@ class Transfer:
                 job.outstanding += 1
                 room -= size
                 count -= 1
-                self.queued_bytes -= info.block_size
+                self.queued_blocks -= 1
         return asks
 
     # --- responses
@@ -264,6 +300,7 @@ class Transfer:
                 self.pump()
         finally:
             self._verifying -= 1
+        self.pump()
 
     def _refused(self, source: Source, job: Job, index: int) -> None:
         """This source cannot give a right block of the file: ask the others for it."""
@@ -274,12 +311,19 @@ class Transfer:
         if job.aborted:
             return
         job.todo.appendleft(index)
-        self.queued_bytes += job.info.block_size
-        queue = self._large if job.large else self._small
-        if job not in queue:
-            queue.appendleft(job)
+        self.queued_blocks += 1
+        self._enqueue(job, first=True)
         if not self._reachable(job):
             self._fail(job)
+
+    def _enqueue(self, job: Job, *, first: bool = False) -> None:
+        if not job.queued:
+            job.queued = True
+            queue = self._large if job.large else self._small
+            if first:
+                queue.appendleft(job)
+            else:
+                queue.append(job)
 
     def _reachable(self, job: Job) -> bool:
         return any(source.device in job.devices and source.device not in job.failed_at for source in self._sources)
@@ -294,7 +338,9 @@ class Transfer:
         self._drop(job)
         reason = "devices did not deliver the announced content" if job.failed_at else "no connected device has the announced version"
         if job.pack is not None:
-            self._tasks.spawn(self._save_rest(job, job.pack, reason), f"save {self._folder}")
+            pack, job.pack = job.pack, None
+            self._sealing.add(pack)
+            self._tasks.spawn(self._save_rest(job, pack, reason), f"save {self._folder}")
         else:
             self._failed(job, reason)
 
@@ -302,8 +348,10 @@ class Transfer:
         try:
             sealed = await self._packer.seal(pack)
         except StnodeError as exc:
+            self._sealing.discard(pack)
             reason = exc.message
         else:
+            self._sealing.discard(pack)
             for (_, index), place in sealed.places.items():
                 job.where[index] = (sealed.handle, place)
             self._saved(job)
@@ -313,10 +361,16 @@ class Transfer:
         if job.aborted:
             return
         job.aborted = True
-        self.queued_bytes -= len(job.todo) * job.info.block_size
+        self.queued_blocks -= len(job.todo)
         self.jobs.pop(job.id, None)
         if self._by_name.get(job.info.name) is job:
             del self._by_name[job.info.name]
+
+    def _discard(self, job: Job) -> None:
+        """What a dropped job has in its open pack is of no use to anybody."""
+        if job.pack is not None:
+            self._packer.discard(job.pack)
+            job.pack = None
 
     # --- packs
 
@@ -324,14 +378,16 @@ class Transfer:
         """Appends a verified block to the job's own pack (a large file, except its last part) or to the shared one."""
         job, index = context
         self.received_bytes += len(data)
-        if job.large and (job.pack is not None or (len(job.todo) + job.outstanding + 1) * job.info.block_size >= self._packer.options.target_bytes // 2):
+        if job.large and (
+            job.pack is not None or (len(job.todo) + job.outstanding + 1) * job.info.block_size >= self._packer.options.target_bytes // 2
+        ):
             pack = job.pack
             if pack is None:
                 pack = job.pack = self._packer.begin(self._fid, stream=True)
             pack.add((job.id, index), data, job.block_hash(index))
             if pack.full:
                 job.pack = None
-                self._tasks.spawn(self._seal(pack), f"seal {self._folder}")
+                self._seal_soon(pack)
         else:
             if self._shared is None:
                 self._shared = self._packer.begin(self._fid, stream=False)
@@ -345,8 +401,12 @@ class Transfer:
         """All blocks of the job are here: nothing more will come to its pack, and a record begins to wait."""
         if job.pack is not None:
             pack, job.pack = job.pack, None
-            self._tasks.spawn(self._seal(pack), f"seal {self._folder}")
-        if not self._lingering and self._shared is not None:
+            self._seal_soon(pack)
+        if self._shared is not None:
+            self._linger()
+
+    def _linger(self) -> None:
+        if not self._lingering:
             self._lingering = True
             self._tasks.spawn(self._seal_later(), f"linger {self._folder}")
 
@@ -356,14 +416,27 @@ class Transfer:
         self._seal_shared()
 
     def _seal_if_quiet(self) -> None:
-        """Nothing is under way that could still fill the shared pack: do not let its records wait."""
-        if self._shared is not None and not self._requests_in_flight and not self._unverified and not self._verifying:
+        """Nothing is under way that could still fill the shared pack: do not let its records wait, unless one went just now."""
+        if self._shared is None or self._requests_in_flight or self._unverified or self._verifying:
+            return
+        if self._env.clock.monotonic() - self._shared_sealed_at >= self._limits.linger_s:
             self._seal_shared()
+        else:
+            self._linger()
 
     def _seal_shared(self) -> None:
-        if self._shared is not None:
-            pack, self._shared = self._shared, None
-            self._tasks.spawn(self._seal(pack), f"seal {self._folder}")
+        if self._shared is None:
+            return
+        pack, self._shared = self._shared, None
+        if any(job_id in self.jobs for job_id, _ in pack.tokens):
+            self._shared_sealed_at = self._env.clock.monotonic()
+            self._seal_soon(pack)
+        else:
+            self._packer.discard(pack)
+
+    def _seal_soon(self, pack: OpenPack) -> None:
+        self._sealing.add(pack)
+        self._tasks.spawn(self._seal(pack), f"seal {self._folder}")
 
     async def _seal(self, pack: OpenPack) -> None:
         """Uploads a pack, then gives its blocks their addresses."""
@@ -371,12 +444,15 @@ class Transfer:
         try:
             sealed = await self._packer.seal(pack)
         except StnodeError as exc:
+            self._sealing.discard(pack)
             for job_id in members:
                 job = self.jobs.get(job_id)
                 if job is not None:
                     self._drop(job)
+                    self._discard(job)
                     self._failed(job, exc.message)
             return
+        self._sealing.discard(pack)
         self._settle(sealed)
         self.pump()
 

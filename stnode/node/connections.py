@@ -115,9 +115,9 @@ class Connections:
                 if known.session is not None:
                     known.session.close("the device was removed")
                 del self.states[device]
-            elif known.session is not None and known.session.hello is not None:
-                await known.session.send_cluster_config()
-                known.session.reconfigure()
+                known.wake.set()  # its dialer ends
+            elif known.session is not None:
+                known.session.resend_config()
         self._dial_all()
 
     async def _number_devices(self) -> None:

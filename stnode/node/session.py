@@ -4,9 +4,10 @@ Responsible for: the order of things on a connection (Hello, ClusterConfig, inde
 announcing commits, back-pressure both ways. Not responsible for: who may connect (`connections`), what is needed
 (`folder.runner`), bytes on the wire (`protocol.connection`).
 
-Tasks of a session: `control` handles ClusterConfig and Index in order of arrival and stops reading when it falls behind;
-`serve` answers Requests; `announce` sends what was committed; `timer` keeps the connection alive. Responses are handed to
-the transfers in the turn in which they arrive. All tasks end with the link.
+Tasks of a session: `control` sends our ClusterConfig and handles the peer's and its Indexes in order of arrival; `serve` answers
+Requests; `announce` sends what was committed; `timer` keeps the connection alive and ends one that answers nothing. Reading stops
+while `control` or `serve` is far behind. Responses are handed to the transfers in the turn in which they arrive. All tasks end with
+the link.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ from stnode.telemetry import get_logger
 _log = get_logger(__name__)
 
 _CONTROL_QUEUE = 4
+_REQUEST_QUEUE = 10_000
+_STUCK_AFTER_S = 120.0
+_STUCK_BYTES = 16 << 10
 _SERVE_BATCH = 256
 _SERVE_TASKS = 2
 _FLUSH_BYTES = 4 << 20
@@ -70,6 +74,8 @@ class _Shared:
 
     runner: FolderRunner
     announcer: Announcer
+    index_id: int
+    """Ours, as the announcing began with it."""
 
 
 class Session:
@@ -102,6 +108,9 @@ class Session:
         self._writable = asyncio.Event()
         self._writable.set()
         self._stalled = False
+        self._config_due = self._configured_once = False
+        self._progress_at = 0.0
+        self._progress_bytes = 0
         self._closing = False
         self._tasks = Tasks(env, self._crashed)
 
@@ -170,6 +179,8 @@ class Session:
 
     def request(self, receiver: Transfer, folder: str, asks: Sequence[Ask]) -> None:
         """Asks for blocks (folder.transfer.Source)."""
+        if not self._inflight:
+            self._note_progress()
         requests: list[Request] = []
         for name, offset, size, digest, index, context in asks:
             self._next_id = self._next_id + 1 & 0x7FFFFFFF
@@ -202,15 +213,11 @@ class Session:
         self._closing = True
         self.link.close()
 
-    async def send_cluster_config(self) -> None:
-        """Follows the journal to its head, so that no peer sees an older state than before (R15), then says what we share."""
-        self._conn.send_cluster_config(await self._host.cluster_config(self))
-        self.flush()
-
-    def reconfigure(self) -> None:
-        """Our settings changed: evaluates the peer's last ClusterConfig anew."""
-        if self._config is not None:
-            self._control.append(self._config)
+    def resend_config(self) -> None:
+        """What we share, or hold of the peer's index, changed: sends our ClusterConfig, then evaluates the peer's last one anew. Before
+        the first one went out there is nothing to repeat."""
+        if self._configured_once:
+            self._config_due = True
             self._control_wake.set()
 
     async def wait_ended(self) -> None:
@@ -231,12 +238,11 @@ class Session:
             case Request():
                 self._requests.append(event)
                 self._serve_wake.set()
+                self._hold_back()
             case ClusterConfig() | Index():
                 self._control.append(event)
                 self._control_wake.set()
-                if len(self._control) > _CONTROL_QUEUE and not self._stalled and self.link is not None:
-                    self._stalled = True
-                    self.link.pause_reading()
+                self._hold_back()
             case Close():
                 self.last_error = f"closed by the device: {event.reason}"
                 if self.link is not None:
@@ -249,6 +255,19 @@ class Session:
             case _:
                 assert_never(event)
 
+    def _hold_back(self) -> None:
+        """Stops reading when the peer is far ahead of us, and goes on when we have caught up."""
+        if self.link is None:
+            return
+        if not self._stalled:
+            if len(self._control) > _CONTROL_QUEUE or len(self._requests) > _REQUEST_QUEUE:
+                self._stalled = True
+                self.link.pause_reading()
+        elif len(self._control) <= _CONTROL_QUEUE // 2 and len(self._requests) <= _REQUEST_QUEUE // 2:
+            self._stalled = False
+            self._note_progress()
+            self.link.resume_reading()
+
     def _answered(self, responses: list[Response]) -> None:
         groups: dict[Transfer, list[Answer]] = {}
         for response in responses:
@@ -259,16 +278,42 @@ class Session:
             self.bytes_in_flight -= size
             self.requests_in_flight -= 1
             groups.setdefault(receiver, []).append((context, response.data, response.code))
-        for receiver, answers in groups.items():
+        if groups:
+            self._note_progress()
+        # The window is the device's: folders that have less under way are the first to use what has become free.
+        others = [shared.runner.transfer for shared in self.folders.values() if shared.runner.transfer not in groups]
+        for transfer in sorted(others, key=_under_way):
+            transfer.pump()
+        for receiver, answers in sorted(groups.items(), key=lambda group: _under_way(group[0])):
             receiver.answered(self, answers)
+
+    def _note_progress(self) -> None:
+        self._progress_at = self._env.clock.monotonic()
+        self._progress_bytes = self.link.bytes_in if self.link is not None else 0
+
+    def _is_stuck(self) -> bool:
+        """Requests are out, and for two minutes there came neither an answer nor bytes that could be one. A real device answers
+        every Request; as long as this one stays connected nobody else would be asked (bep-facts 8.3)."""
+        if not self._inflight or self._stalled or self.link is None:
+            return False
+        if self.link.bytes_in - self._progress_bytes >= _STUCK_BYTES:
+            self._note_progress()
+        return self._env.clock.monotonic() - self._progress_at >= _STUCK_AFTER_S
 
     async def _control_loop(self) -> None:
         """ClusterConfig and Index messages, one after the other."""
-        await self.send_cluster_config()
+        await self._send_config()
+        self._configured_once = True
         while True:
             await self._control_wake.wait()
             self._control_wake.clear()
-            while self._control:
+            while self._control or self._config_due:
+                if self._config_due:
+                    self._config_due = False
+                    await self._send_config()
+                    if self._config is not None:
+                        await self._configured(self._config, again=True)
+                    continue
                 message = self._control.popleft()
                 if isinstance(message, ClusterConfig):
                     await self._configured(message)
@@ -277,24 +322,34 @@ class Session:
                     if shared is None:
                         raise ProtocolError(f"index for folder {message.folder!r}, which is not shared")
                     await shared.runner.receive_index(self.device, message)
-                if self._stalled and len(self._control) <= _CONTROL_QUEUE // 2 and self.link is not None:
-                    self._stalled = False
-                    self.link.resume_reading()
+                self._hold_back()
 
-    async def _configured(self, config: ClusterConfig) -> None:
-        """The peer's ClusterConfig replaces the one before: index exchange starts anew for its folders."""
+    async def _send_config(self) -> None:
+        """Follows the journal to its head, so that no peer sees an older state than before (R15), then says what we share."""
+        self._conn.send_cluster_config(await self._host.cluster_config(self))
+        self.flush()
+
+    async def _configured(self, config: ClusterConfig, *, again: bool = False) -> None:
+        """The peer's ClusterConfig replaces the one before: index exchange starts anew for its folders. `again`: it is the one of
+        before, our own settings changed; what goes on as it was is not announced from the beginning."""
         if config.secondary:
             return
         self._config = config
         wanted = await self._host.shared_folders(self, config)
-        for folder in set(self.folders) - set(wanted):
-            self.folders.pop(folder).runner.peer_down(self, [])
+        for folder, shared in list(self.folders.items()):
+            if folder not in wanted or wanted[folder][0] is not shared.runner:
+                del self.folders[folder]
+                shared.runner.peer_down(self, [])
         for folder, (runner, peer_index_id, start) in wanted.items():
+            index_id = runner.settings.index_id
+            known = self.folders.get(folder)
+            if again and known is not None and known.index_id == index_id:
+                continue
             await runner.begin_index(self.device, peer_index_id)
-            shared = self.folders.get(folder)
-            if shared is None or shared.runner is not runner:
-                shared = self.folders[folder] = _Shared(runner, self._host.announcer(runner))
+            shared = known or _Shared(runner, self._host.announcer(runner), index_id)
+            shared.index_id = index_id
             shared.announcer.start(start.after, full=start.full)
+            self.folders[folder] = shared
             runner.peer_up(self)
         self._announce_wake.set()
 
@@ -319,6 +374,7 @@ class Session:
                 else:
                     await shared.runner.server.answer(requests, self._reply)
             self.flush()
+            self._hold_back()
 
     def _reply(self, request_id: int, data: memoryview | bytes, code: ErrorCode) -> None:
         if not self._closing:
@@ -341,6 +397,8 @@ class Session:
             await self._env.clock.sleep(_TICK_S)
             self._conn.handle_timer(self._env.clock.monotonic())
             self.flush()
+            if self._is_stuck():
+                self.close("requests were not answered")
 
     def _spawn(self, coro: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.spawn(coro, f"{name} {self.device}")
@@ -352,3 +410,7 @@ class Session:
         else:
             _log.error("session task ended by a bug", task=name, exc_info=exc)
             self.close("internal error")
+
+
+def _under_way(transfer: Transfer) -> int:
+    return transfer.bytes_in_flight

@@ -165,7 +165,16 @@ class FakePeer:
         old = self.folder(folder).files.get(name)
         before = fileinfo.blocks_hash(old.info.block_hashes) if old is not None and old.info.block_hashes else b""
         return self._changed(
-            folder, name, data, FileType.FILE, mtime, size=len(data), block_size=size, block_hashes=hashes, previous_blocks_hash=before, **fields
+            folder,
+            name,
+            data,
+            FileType.FILE,
+            mtime,
+            size=len(data),
+            block_size=size,
+            block_hashes=hashes,
+            previous_blocks_hash=before,
+            **fields,
         )
 
     def mkdir(self, name: str, folder: str = FOLDER, **fields: Any) -> Held:
@@ -251,6 +260,13 @@ class FakePeer:
         self.handler = handler
         if self.greets:
             handler.connection.send_hello(Hello(self.name, "fake", "v1.29.5", 1, 1))
+            handler.flush()
+            handler.tasks.spawn(self._keep_alive(handler), f"{self.name} timer")
+
+    async def _keep_alive(self, handler: _Handler) -> None:
+        while True:
+            await self.env.clock.sleep(30)
+            handler.connection.handle_timer(self.env.clock.monotonic())
             handler.flush()
 
     def lost(self, handler: _Handler) -> None:
@@ -437,7 +453,8 @@ class FakePeer:
                 return held.data
         lengths = block_lengths(info.size, info.block_size)
         wanted = [
-            (info.name, index * info.block_size, length, info.block_hashes[32 * index : 32 * index + 32]) for index, length in enumerate(lengths)
+            (info.name, index * info.block_size, length, info.block_hashes[32 * index : 32 * index + 32])
+            for index, length in enumerate(lengths)
         ]
         try:
             responses = await self.ask_many(wanted, folder.id)

@@ -137,7 +137,9 @@ class World:
         """A new process, with an empty database or the one that the last process left."""
         self.lives += 1
         self.env = TrackedEnv(self.clock, SeededRandomness(f"node {self.seed} {self.lives}"), InlineThreads())
-        self.faulty = Faulty(self.bucket, Env(self.clock, SeededRandomness(f"net {self.seed} {self.lives}"), InlineThreads()), plan or FaultPlan())
+        self.faulty = Faulty(
+            self.bucket, Env(self.clock, SeededRandomness(f"net {self.seed} {self.lives}"), InlineThreads()), plan or FaultPlan()
+        )
         if not keep_cache:
             self.db = Database(None, inline=True)
         objects = wrap(self.faulty, StoreOptions(), self.env, "memory://")
@@ -256,10 +258,10 @@ class World:
     async def until(self, holds: Callable[[], object], seconds: float = 60.0) -> None:
         """Waits for a condition, with a deadline in virtual time."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
+        began = loop.time()
         while not holds():
-            assert loop.time() < deadline, f"not within {seconds} s; " + self.story()
-            await asyncio.sleep(0.02)
+            assert loop.time() < began + seconds, f"not within {seconds} s; " + self.story()
+            await asyncio.sleep(0.02 if loop.time() < began + 5 else 0.5)
 
     async def pause(self, seconds: float) -> None:
         """Lets virtual time pass, for what must not happen."""
