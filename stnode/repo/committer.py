@@ -147,10 +147,9 @@ class Committer:
         proposal: Proposal | None = None
         follower = self.follower
         while not group.settled:
-            await follower.catch_up()
             if follower.silent():
                 await follower.check_head()
-                continue
+            await follower.catch_up()
             if group.histories != follower.histories:
                 self._give_up(group)
                 return
@@ -195,7 +194,7 @@ class Committer:
             names.append((layout.body_key(slot.stored.id), slot.stored.id))
         now = self.env.clock.monotonic()
         self._seen = {name: seen for name, seen in self._seen.items() if now - seen < UNSEEN_S}
-        young_us = self.follower.store_time_us() - int(UNSEEN_S * 1_000_000)
+        young_us = self.follower.upload_time_us() - int(UNSEEN_S * 1_000_000)
         old = [(key, name) for key, name in names if layout.minted_us(name) < young_us and name not in self._seen]
         for key, name in old:
             try:
@@ -314,7 +313,7 @@ class Committer:
     async def _upload(self, proposal: Proposal, encoded: bytes) -> _Stored:
         wait_s = FIRST_RETRY_S
         while True:
-            ref = BodyRef(layout.mint(self.follower.store_time_us(), self.env.random), len(encoded), slot_sha(encoded))
+            ref = BodyRef(layout.mint(self.follower.upload_time_us(), self.env.random), len(encoded), slot_sha(encoded))
             try:
                 result = await self.objects.put(layout.body_key(ref.id), [encoded], Mode.CREATE)
             except (Exists, Unavailable) as exc:  # a name of its own for each try: an orphan is collected some day

@@ -111,19 +111,26 @@ class Follower:
         self._on_applied = on_applied
         self._etag = ""
         self._date_us = 0
+        self._date_seen_s = 0.0
         self._confirmed_s = float("-inf")
         self._confirmed_ns = 0
 
     # ---- what is known ------------------------------------------------------------------------------------------------
 
     def store_time_us(self) -> int:
-        """Store time now, as commits and object ids carry it: never below the head's, else the latest Date seen."""
+        """Store time as commits carry it: never below the head's, else the latest Date seen."""
         return max(self.head.store_time_us, self._date_us)
+
+    def upload_time_us(self) -> int:
+        """Store time as object ids carry it: the latest Date seen and what has passed since, for an idle node sees none."""
+        passed_s = self._env.clock.monotonic() - self._date_seen_s
+        return max(self.store_time_us(), self._date_us + int(passed_s * 1_000_000))
 
     def note_date(self, date_ns: int | None) -> None:
         """Takes the Date of an answer. A store that sends none has only this machine's clock."""
         now_ns = self._env.clock.now_ns() if date_ns is None else date_ns
-        self._date_us = max(self._date_us, now_ns // 1000)
+        if now_ns // 1000 > self._date_us:
+            self._date_us, self._date_seen_s = now_ns // 1000, self._env.clock.monotonic()
 
     def silent(self) -> bool:
         """Whether nothing has shown for a minute that the head is still the store's. Both clocks: one stands still in suspend."""

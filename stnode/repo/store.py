@@ -90,7 +90,7 @@ class Store:
         registry, index = StateRegistry(), BlockIndex()
         self.packlists = PackLists(objects, db, env, registry, index=index)
         self.packer = Packer(
-            objects, env, fkey_of=self.fkey, store_time_us=self.store_time_us, options=packer_options, observer=self.packlists
+            objects, env, fkey_of=self.fkey, store_time_us=self._journal_time, options=packer_options, observer=self.packlists
         )
         self.reader = Reader(objects, self.packlists, env, reader_options)
         self.dedupe = Dedupe(db, env, self.packlists, registry, index, self.fkey)
@@ -105,7 +105,7 @@ class Store:
             self._announced,
             journal_options,
         )
-        self._upkeep = Upkeep(objects, db, env, node, self.store_time_us)
+        self._upkeep = Upkeep(objects, db, env, node, self._journal.upload_time_us)
         self._journal.subscribe(self._applied)
 
     # ---- life ---------------------------------------------------------------------------------------------------------
@@ -255,6 +255,9 @@ class Store:
         if applied.restored:
             self.reader.forget_moves()
         self._upkeep.applied(applied)
+
+    def _journal_time(self) -> int:
+        return self._journal.upload_time_us()
 
     def _announced(self, conn: Connection, fid: int, info: FileInfo) -> bool:
         return self.announced(conn, fid, info)
