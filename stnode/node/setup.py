@@ -14,7 +14,6 @@ from stnode.errors import ConfigError, Conflict, Full, Refused
 from stnode.net import identity
 from stnode.node.home import Holder, Home, lock_or_daemon
 from stnode.node.objects import open_objects, store_url
-from stnode.objectstore.probe import probe
 from stnode.protocol import deviceid
 from stnode.repo.store import Store
 
@@ -70,8 +69,7 @@ async def _make_store(home: Home, settings: config.Config, env: Env) -> tuple[bo
     """Tries the store out and makes it unless it is there; (whether it is new, what to warn about)."""
     objects = open_objects(home.path, settings, env)
     try:
-        capabilities = await probe(objects, env)
-        return await Store.init(objects, env), capabilities.warnings
+        return await Store.init(objects, env), (await objects.capabilities()).warnings
     finally:
         await objects.close()
 

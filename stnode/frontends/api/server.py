@@ -29,7 +29,7 @@ from typing import Any, cast, get_type_hints
 from aiohttp import web
 
 from stnode.config import ApiSection
-from stnode.errors import Internal, Invalid, NotFound, Refused, StnodeError
+from stnode.errors import ConfigError, Internal, Invalid, NotFound, Refused, StnodeError
 from stnode.frontends.api.page import status_page
 from stnode.node import wire
 from stnode.node.service import Service
@@ -63,7 +63,7 @@ class ApiServer:
     async def start(self) -> str:
         """Listens; the URL at which the API answers. Raises Refused when the address cannot be had."""
         if not self._key:
-            raise Refused("the API has no key", hint="set [api] api_key in config.toml to a long random word")
+            raise ConfigError("the API has no key", hint="set [api] api_key in config.toml to a long random word")
         app = web.Application(client_max_size=_MAX_ARGUMENTS, middlewares=[self._guard])
         app.router.add_get("/", self._page)
         app.router.add_get("/health", self._health)

@@ -124,7 +124,7 @@ def test_secret_given_twice_is_refused(tmp_path: Path) -> None:
         ('[[folder]]\nid = "a"\n[[folder]]\nid = "a"\n', ["folder a is there twice"]),
         ('[store]\naccess_key_id = "a"\n', ["line 1", "belong together"]),
         ("[api]\nlisten = 8384\n", ["line 2", "[api] listen"]),
-        ('[limits]\nspool = "many"\n', ["line 2", "512 MiB"]),
+        ('[limits]\npull_memory = "many"\n', ["line 2", "512 MiB"]),
         ("[node\n", ["config.toml", "TOML", "line 1"]),
     ],
 )
