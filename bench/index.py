@@ -153,7 +153,10 @@ async def measure(env: Env, root: Path, count: int, store: str) -> None:
 def report(phase: str, count: int, seconds: float, node: StnodeProcess, cpu_before: float) -> None:
     """One line."""
     used = usage(node.pid)
-    print(f"{phase:15} {seconds:7.1f} s {count / seconds:9.0f} files/s  CPU {used.cpu_s - cpu_before:6.1f} s  peak {used.peak_mib:5.0f} MiB", flush=True)
+    print(
+        f"{phase:15} {seconds:7.1f} s {count / seconds:9.0f} files/s  CPU {used.cpu_s - cpu_before:6.1f} s  peak {used.peak_mib:5.0f} MiB",
+        flush=True,
+    )
 
 
 def main() -> None:

@@ -21,11 +21,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.support.nodes import StnodeProcess
 from bench.processes import reset_peak, usage
 from bench.trees import TREES, Tree
-from tests.support.syncthing import SyncthingProcess
+from tests.support.nodes import StnodeProcess
 from tests.support.s3servers import S3Server, seaweedfs
+from tests.support.syncthing import SyncthingProcess
 
 FOLDER = "bench"
 DEADLINE_S = 900.0
@@ -71,7 +71,7 @@ async def scanned_sender(root: Path, version: str, data: Path) -> SyncthingProce
     return sender
 
 
-async def until_complete(sender: SyncthingProcess, receiver: str, tree: Tree) -> None:
+async def until_complete(sender: SyncthingProcess, receiver: str) -> None:
     """Until the sender believes that the receiver has the whole tree."""
     deadline = time.monotonic() + DEADLINE_S
     while True:
@@ -107,7 +107,7 @@ async def syncthing_to_syncthing(root: Path, version: str, tree: Tree, data: Pat
         await sender.wait_connected(receiver.device_id)
         meter = Meter(sender=sender.pid, receiver=receiver.pid)
         await sender.add_folder(FOLDER, data, [receiver.device_id])
-        await until_complete(sender, receiver.device_id, tree)
+        await until_complete(sender, receiver.device_id)
         return meter.stop("a: syncthing -> syncthing", version, tree)
     finally:
         await sender.kill()
@@ -133,7 +133,7 @@ async def through_stnode(root: Path, version: str, tree: Tree, data: Path, store
         requests = node.status()["store"]["requests"]
         meter = Meter(sender=sender.pid, stnode=node.pid, **pids)
         await sender.add_folder(FOLDER, data, [node.device_id])
-        await until_complete(sender, node.device_id, tree)
+        await until_complete(sender, node.device_id)
         results.append(meter.stop(f"b: syncthing -> stnode ({store})", version, tree))
         results[-1].requests = _difference(node.status()["store"]["requests"], requests)
         await sender.stop()
@@ -218,7 +218,9 @@ def table(results: list[Result]) -> str:
         yardstick = statistics.median(r.seconds for r in results if (r.tree, r.version, r.case[0]) == (name, version, "a"))
         seconds = statistics.median(r.seconds for r in same)
         cpu = {process: statistics.median(r.cpu[process] for r in same) for process in same[0].cpu}
-        spent = ", ".join(f"{p} {used:.2f} ({used / tree.megabytes * 1000:.2f} / {used / tree.files * 1000:.3f})" for p, used in cpu.items())
+        spent = ", ".join(
+            f"{p} {used:.2f} ({used / tree.megabytes * 1000:.2f} / {used / tree.files * 1000:.3f})" for p, used in cpu.items()
+        )
         peak = ", ".join(f"{p} {max(r.peak_mib[p] for r in same):.0f}" for p in cpu)
         asked = ", ".join(f"{kind} {count}" for kind, count in sorted(same[-1].requests.items()))
         rows.append(

@@ -252,16 +252,16 @@ class Connections:
         views = await self._db.run(read)
         return ClusterConfig(
             tuple(
-                ClusterFolder(FolderID(runner.settings.folder_id), runner.settings.label, False, self._entries(runner.settings, session, *view))
+                ClusterFolder(
+                    FolderID(runner.settings.folder_id), runner.settings.label, False, self._entries(runner.settings, session, *view)
+                )
                 for runner, view in zip(runners, views, strict=True)
             )
         )
 
     def _entries(self, settings: FolderSettings, session: Session, last_sequence: int, theirs: IndexState) -> tuple[ClusterDevice, ...]:
         """Our own entry first, then every device that shares the folder."""
-        own = ClusterDevice(
-            self._identity.device_id, name=self._hello.device_name, max_sequence=last_sequence, index_id=settings.index_id
-        )
+        own = ClusterDevice(self._identity.device_id, name=self._hello.device_name, max_sequence=last_sequence, index_id=settings.index_id)
         entries = [own]
         for shared in settings.devices:
             device = self._devices().get(DeviceID(shared.device_id))

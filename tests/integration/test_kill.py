@@ -63,7 +63,11 @@ class Editor:
 @pytest.mark.parametrize("store", ["file", "seaweedfs"], indirect=True)
 async def test_killed_at_random_moments(tmp_path: Path, store: StoreChoice) -> None:
     rng = random.Random(20261121)
-    async with cluster(tmp_path, store, lambda root: (root / "start").write_text("start")) as peers:
+
+    def fill(root: Path) -> None:
+        (root / "start").write_text("start")
+
+    async with cluster(tmp_path, store, fill) as peers:
         editors = [Editor(peer, directory, seed) for seed, (peer, directory) in enumerate(peers.peers)]
         tasks = [asyncio.create_task(editor.run()) for editor in editors]
         try:
@@ -77,7 +81,9 @@ async def test_killed_at_random_moments(tmp_path: Path, store: StoreChoice) -> N
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await peers.until_equal(240)
-        print(f"{KILLS} kills, {sum(editor.changes for editor in editors)} changes: {peers.node.cli('bucket', 'check', '--read-data').strip()}")
+        print(
+            f"{KILLS} kills, {sum(editor.changes for editor in editors)} changes: {peers.node.cli('bucket', 'check', '--read-data').strip()}"
+        )
 
 
 async def _kill_and_check(peers: Cluster, rng: random.Random, number: int) -> None:

@@ -93,4 +93,8 @@ def snapshot(root: Path) -> dict[str, tuple[str, int, int, str]]:
 def difference(one: Path, two: Path) -> list[str]:
     """What differs between two trees, in words; [] when they are equal."""
     first, second = snapshot(one), snapshot(two)
-    return [f"{name}: {first.get(name)} != {second.get(name)}" for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name)]
+    return [
+        f"{name}: {first.get(name)} != {second.get(name)}"
+        for name in sorted(first.keys() | second.keys())
+        if first.get(name) != second.get(name)
+    ]
