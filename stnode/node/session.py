@@ -108,7 +108,7 @@ class Session:
         self._writable = asyncio.Event()
         self._writable.set()
         self._stalled = False
-        self._config_due = self._configured_once = False
+        self._config_due = False
         self._progress_at = 0.0
         self._progress_bytes = 0
         self._closing = False
@@ -214,11 +214,9 @@ class Session:
         self.link.close()
 
     def resend_config(self) -> None:
-        """What we share, or hold of the peer's index, changed: sends our ClusterConfig, then evaluates the peer's last one anew. Before
-        the first one went out there is nothing to repeat."""
-        if self._configured_once:
-            self._config_due = True
-            self._control_wake.set()
+        """What we share, or hold of the peer's index, changed: sends our ClusterConfig, then evaluates the peer's last one anew."""
+        self._config_due = True
+        self._control_wake.set()
 
     async def wait_ended(self) -> None:
         """Returns when all tasks of the session are over."""
@@ -302,8 +300,8 @@ class Session:
 
     async def _control_loop(self) -> None:
         """ClusterConfig and Index messages, one after the other."""
+        self._config_due = False
         await self._send_config()
-        self._configured_once = True
         while True:
             await self._control_wake.wait()
             self._control_wake.clear()

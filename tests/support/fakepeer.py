@@ -127,7 +127,7 @@ class _Handler:
 
 class FakePeer:
     """Switches: `answers` decides what a Request gets (None: no answer); `follows`: takes over what it hears; `exchanges`: sends index and
-    ClusterConfig by itself. `committed`: asked for each item that the node announces, whether the node may (invariant 1)."""
+    ClusterConfig by itself; `lies`: what it says of the node's index is made up by the test. `committed`: asked for each item that the node announces, whether the node may (invariant 1)."""
 
     def __init__(self, env: Env, name: str, node: DeviceID, address: str) -> None:
         self.env, self.name, self.node, self.address = env, name, node, address
@@ -137,6 +137,7 @@ class FakePeer:
         self.now_s = MTIME_S
         self.follows = self.exchanges = True
         self.greets = True
+        self.lies = False
         self.answers: Callable[[Request], Answer | None] = self.answer
         self.committed: Callable[[str, FileInfo], bool] = lambda _folder, _info: True
         self.requests: list[Request] = []
@@ -350,7 +351,7 @@ class FakePeer:
             ours, theirs = entry.device(self.device), entry.device(self.node)
             assert ours is not None
             assert theirs is not None
-            if theirs.index_id != folder.heard_index_id:
+            if theirs.index_id != folder.heard_index_id and not self.lies:
                 folder.heard, folder.heard_index_id, folder.heard_sequence = {}, theirs.index_id, 0
             delta = ours.index_id == folder.index_id and 0 < ours.max_sequence <= folder.sequence
             after = ours.max_sequence if delta else 0

@@ -31,6 +31,7 @@ from stnode.net import base as net
 from stnode.node import node as node_module
 from stnode.node.connections import DeviceState
 from stnode.node.node import Node
+from stnode.objectstore.base import Buffer, IfMatch, Key, Mode, PutResult
 from stnode.objectstore.faulty import FaultPlan, Faulty
 from stnode.objectstore.memory import MemoryStore
 from stnode.objectstore.options import StoreOptions
@@ -225,7 +226,7 @@ class World:
         return {record.name: record for record in state.records_since(self.db._connect(), fid, 0, 1 << 30)}
 
     def record(self, name: str, folder: str = FOLDER) -> Record | None:
-        return self.records(folder).get(name)
+        return state.get_records(self.db._connect(), self.node.folders[folder].fid, [name]).get(name)
 
     def version(self, name: str, folder: str = FOLDER) -> object:
         """The committed version of a name, None without a record."""
@@ -247,6 +248,18 @@ class World:
             if found is None:
                 return False
         return record.sequence > info.sequence or info.invalid or record.info.version == info.version
+
+    def hold_puts(self, prefix: str) -> asyncio.Event:
+        """Writes of keys with this prefix wait for the event."""
+        gate, put = asyncio.Event(), self.bucket.put
+
+        async def held(key: Key, data: Sequence[Buffer], mode: Mode | IfMatch = Mode.OVERWRITE) -> PutResult:
+            if key.startswith(prefix):
+                await gate.wait()
+            return await put(key, data, mode)
+
+        self.bucket.put = held  # type: ignore[method-assign]
+        return gate
 
     # --- waiting
 
