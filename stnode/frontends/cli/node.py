@@ -94,7 +94,21 @@ def status_text(status: NodeStatus, now_s: float) -> str:
         parts.append(table([_FOLDER_HEAD, *map(_folder, status.folders)], right=frozenset({3, 4})) + _folder_trouble(status, now_s))
     if status.devices:
         parts.append(table([_DEVICE_HEAD, *(_device(device, now_s) for device in status.devices)], right=frozenset({4, 5})))
+    if waiting := _pending(status):
+        parts.append("\n".join(waiting))
     return "\n\n".join(parts)
+
+
+def _pending(status: NodeStatus) -> list[str]:
+    """What other devices ask for and nobody has answered."""
+    names = {device.id: device.name or device.id[:7] for device in status.devices}
+    asked = [f"{d.id} tried to connect from {d.address}: `stnode device add {d.id}`" for d in status.pending_devices]
+    for folder in status.pending_folders:
+        what = f"{folder.id} ({folder.label})" if folder.label else folder.id
+        asked.append(
+            f"{names.get(folder.device, folder.device[:7])} offers the folder {what}: `stnode folder add` it, or `folder set --add-device`"
+        )
+    return [printable(line) for line in asked]
 
 
 def _store(store: StoreStatus, now_s: float) -> list[tuple[str, str]]:

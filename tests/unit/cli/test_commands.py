@@ -17,7 +17,16 @@ from stnode.frontends.cli.output import table
 from stnode.node import setup
 from stnode.node.present import size_text, span_text
 from stnode.node.service import CheckProblem
-from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, PathError, PendingDeletions, StoreStatus
+from stnode.node.status import (
+    DeviceStatus,
+    FolderStatus,
+    NodeStatus,
+    PathError,
+    PendingDeletions,
+    PendingDevice,
+    PendingFolder,
+    StoreStatus,
+)
 from tests.support.fake_service import OWN_ID, PEER_ID, FakeService
 from tests.unit.cli.conftest import Cli
 
@@ -91,12 +100,25 @@ def test_status_shows_trouble() -> None:
     device = DeviceStatus(PEER_ID, "laptop", True, "tcp://192.0.2.1:1", "syncthing v1.29", {"docs": 0.999}, in_bytes_per_s=2048)
     gone = DeviceStatus(PEER_ID, "", False, last_seen_s=999_000.0)
     store = StoreStatus("s3://b", 7, 3.0, 999_940.0, "connection refused", {}, 1024, 2, 4096, ("clock differs",))
-    status = NodeStatus(OWN_ID, "n", "0", True, 65.0, ("tcp://0.0.0.0:1",), store, (folder,), (device, gone))
+    status = NodeStatus(
+        OWN_ID,
+        "n",
+        "0",
+        True,
+        65.0,
+        ("tcp://0.0.0.0:1",),
+        store,
+        (folder,),
+        (device, gone),
+        (PendingDevice(OWN_ID, "192.0.2.9:5"),),
+        (PendingFolder("new", "New", PEER_ID),),
+    )
     text = status_text(status, 1_000_000.0)
     for part in (
         "running, up 65 s", "commit 7, seen 3 s ago; 2 packs, 4.0 KiB", "does not answer since 60 s: connection refused", "1.0 KiB wait",
         "warning: clock differs", "1 file, 5 B", "docs: store full", "docs: a?: no device has it", "2 more errors",
         "900 of 1,000 files waits for 60 s", "confirm-deletions docs", "connected, syncthing v1.29", "99 %", "2.0 KiB/s", "seen 17 min ago",
+        f"{OWN_ID} tried to connect from 192.0.2.9:5", "offers the folder new (New)",
     ):  # fmt: skip
         assert part in text, part
     assert "no daemon is running" in status_text(replace(status, running=False), 0.0)
