@@ -85,8 +85,11 @@ class BlockServer:
                 reply(request.id, data, ErrorCode.NO_ERROR)
             else:
                 misses.append((pack, place, place + blocks, request))
-        if misses:
-            await asyncio.gather(*(self._read_run(run, reply) for run in _runs(misses)))
+        runs = _runs(misses)
+        if len(runs) == 1:
+            await self._read_run(runs[0], reply)
+        elif runs:
+            await asyncio.gather(*(self._read_run(run, reply) for run in runs))
 
     def _run_of(self, request: Request, reply: Reply) -> Extent | None:
         """The block asked for with those of the file that lie right behind it; None when the reply is given already."""

@@ -217,3 +217,77 @@ async def test_who_gives_up_waiting_does_not_take_the_read_away_from_others() ->
         one.cancel()
         assert len((await other)[0]) == 100
         assert one.cancelled()
+
+
+async def test_random_requests_cost_about_their_own_bytes() -> None:
+    blocks = blocks_of(17, *[10 * KIB] * 3000)
+    async with World() as world:
+        handle = await world.sealed(blocks)
+        order = sorted(range(3000), key=lambda place: SeededRandomness(place).uint64())[:100]
+        for place in order:
+            assert (await world.reader.blocks(handle, place, 1))[0] == blocks[place]
+        assert sum(length or 0 for _, _, length in world.store.gets) < 120 * 70 * KIB
+
+
+async def test_what_is_likely_wanted_comes_along_up_to_a_mebibyte() -> None:
+    blocks = blocks_of(18, *[128 * KIB] * 100)
+    async with World() as world:
+        handle = await world.sealed(blocks)
+        await world.reader.blocks(handle, 10, 1, likely=3)
+        await world.reader.blocks(handle, 50, 1, likely=50)
+        assert [length for _, _, length in world.store.gets] == [3 * 128 * KIB, 1 << 20]
+        assert bytes(world.reader.cached(handle, 12) or b"") == blocks[12]
+        await world.reader.blocks(handle, 98, 1, likely=500)
+        assert len(world.store.gets) == 3
+
+
+async def test_damage_beside_what_is_asked_for_is_found_when_it_is_asked_for() -> None:
+    blocks = blocks_of(19, *[1000] * 20)
+    async with World() as world:
+        handle = await world.sealed(blocks)
+        stored = world.stored(handle)
+        for place in (3, 7):
+            stored[place * 1000 + 5] ^= 1
+        await world.replace(handle, stored)
+        assert (await world.reader.blocks(handle, 4, 3))[0] == blocks[4]
+        assert (len(world.store.gets), world.reader.counts.damaged) == (1, 0)
+        results = await asyncio.gather(*(world.reader.blocks(handle, place, 1) for place in (3, 7, 7)), return_exceptions=True)
+        assert all(isinstance(result, Corrupt) for result in results)
+        assert world.reader.cached(handle, 3) is None
+        assert (len(world.store.gets), world.reader.counts.damaged) == (2, 2)
+        assert [bytes(view) for view in await world.reader.blocks(handle, 8, 12)] == blocks[8:]
+
+
+async def test_a_second_read_that_fails_is_tried_again_later() -> None:
+    blocks = blocks_of(20, *[1000] * 5)
+    async with World() as world:
+        handle = await world.sealed(blocks)
+        good, bad = bytes(world.stored(handle)), world.stored(handle)
+        bad[0] ^= 1
+        await world.replace(handle, bad)
+        assert (await world.reader.blocks(handle, 1, 1))[0] == blocks[1]
+        inner_get = world.store.inner.get
+
+        async def refuse(*_: object) -> object:
+            raise Unavailable("away")
+
+        world.store.inner.get = refuse  # type: ignore[assignment,method-assign]
+        with pytest.raises(Unavailable):
+            await world.reader.blocks(handle, 0, 1)
+        world.store.inner.get = inner_get  # type: ignore[method-assign]
+        await world.replace(handle, good)
+        assert (await world.reader.blocks(handle, 0, 1))[0] == blocks[0]
+        assert world.reader.counts.damaged == 0
+
+
+async def test_large_blocks_are_verified_with_their_read() -> None:
+    blocks = blocks_of(21, *[128 * KIB] * 8)
+    async with World() as world:
+        handle = await world.sealed(blocks)
+        stored = world.stored(handle)
+        stored[5 * 128 * KIB] ^= 1
+        await world.replace(handle, stored)
+        await world.reader.blocks(handle, 0, 1, likely=8)
+        assert [place for place in range(8) if world.reader.cached(handle, place) is None] == [5]
+        with pytest.raises(Corrupt, match="block 5 "):
+            await world.reader.blocks(handle, 5, 1)

@@ -95,6 +95,24 @@ async def test_records_get_dense_numbers_and_totals(node: Node) -> None:
     assert await node.read(state.last_sequence, FID) == node.writer.clock.now_us + 2
 
 
+async def test_what_serving_needs_of_files(node: Node) -> None:
+    await node.records(
+        record("small", 1, ((-1, 0, 1),), size=100),
+        record("large", 1, ((-1, 1, 2), (0, 0, 1)), size=300_000),
+        record("empty", size=0),
+        record("dir", type=FileType.DIRECTORY),
+        record("link", type=FileType.SYMLINK),
+        record("gone", deleted=True),
+        packs=(node.writer.pack(10),),
+    )
+    found = await node.read(state.served, FID, ["small", "large", "empty", "dir", "link", "gone", "missing"])
+    assert found == {
+        "small": (100, 100, ((1, 0, 1),)),
+        "large": (300_000, 131_072, ((1, 1, 2), (0, 0, 1))),
+        "empty": (0, 131_072, ()),
+    }
+
+
 async def test_replaced_versions_are_kept_until_a_commit_ends_them(node: Node) -> None:
     await node.records(record("a", 1, ((-1, 0, 2),)), packs=(node.writer.pack(10),))
     await node.records(record("a", 2, ((1, 2, 3),)))
