@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from stnode.clock import Env
+from stnode.clock import Env, Tasks
 from stnode.db import Database
 from stnode.errors import Conflict, Corrupt, Internal, NotFound, Refused, StnodeError, Unavailable
 from stnode.objectstore.base import ObjectStore
@@ -28,7 +28,8 @@ log = get_logger(__name__)
 
 
 class Upkeep:
-    """One task. `trouble` is why checkpoints cannot be written or differ from this node's state; None when all is well."""
+    """One task. `trouble` is why checkpoints cannot be written or differ from this node's state, or the bug that ended the task; None when
+    all is well."""
 
     def __init__(self, objects: ObjectStore, db: Database, env: Env, node: bytes, store_time_us: Callable[[], int]) -> None:
         self.trouble: StnodeError | None = None
@@ -41,22 +42,25 @@ class Upkeep:
         self._wake = asyncio.Event()
         self._own = False
         self._truncate_s = env.clock.monotonic() + env.random.uniform(0, TRUNCATE_EVERY_S)
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Tasks(env, self._crashed)
 
     def start(self) -> None:
         """Runs until `close`."""
-        self._task = self._env.spawn(self._run(), "upkeep")
+        self._tasks.spawn(self._run(), "upkeep")
 
     async def close(self) -> None:
         """Stops at once; what was uploaded without its manifest becomes an orphan."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.close()
 
     def applied(self, applied: Applied) -> None:
         """Hears of every commit."""
         self._own = self._own or applied.own
         self._wake.set()
+
+    def _crashed(self, name: str, exc: Exception) -> None:
+        """A bug: nothing is lost without checkpoints, so the node goes on and its status says so until it is started again."""
+        log.error("checkpoints ended by a bug", task=name, exc_info=exc)
+        self.trouble = Internal(f"a bug has ended this until the node is started again: {exc!r}")
 
     async def _run(self) -> None:
         wait_s = 0.0

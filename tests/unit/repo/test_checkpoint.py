@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,15 @@ from hypothesis import strategies as st
 
 from stnode.clock import Env
 from stnode.db import Database
-from stnode.errors import Conflict, Corrupt, NotFound
+from stnode.errors import Conflict, Corrupt, Internal, NotFound
 from stnode.objectstore.base import Buffer, IfMatch, Key, Mode, PutResult
 from stnode.objectstore.memory import MemoryStore
 from stnode.repo import checkpoint, codec_run, state
 from stnode.repo.codec import Body, Manifest, Stub, decode_slot, encode_manifest
 from stnode.repo.layout import manifest_key, run_key, slot_key
+from stnode.repo.records import Applied
 from stnode.repo.restore import load_manifest, restore
+from stnode.repo.upkeep import Upkeep
 from tests.support.journal import DAY_US, NODE, PHOTOS, JournalWriter, dump, new_journal, record, section
 from tests.support.random_journal import RandomJournal
 
@@ -310,3 +313,21 @@ async def test_a_checkpoint_shows_one_moment_of_a_database_in_a_file(tmp_path: P
     await checkpoint.verify(objects, env, manifest)
     await node.same_when_loaded(await node.checkpoint())
     await db.close()
+
+
+@pytest.mark.expects_log("checkpoints ended by a bug")
+async def test_a_bug_that_ends_checkpoints_is_noted(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost by it, but the status must say so."""
+
+    def due(_: object) -> bool:
+        raise Internal("two and two are five")
+
+    monkeypatch.setattr(checkpoint, "due", due)
+    upkeep = Upkeep(node.objects, node.db, node.env, NODE, lambda: node.writer.clock.now_us)
+    upkeep.start()
+    upkeep.applied(Applied(1, own=True))
+    async with asyncio.timeout(10):
+        while upkeep.trouble is None:
+            await asyncio.sleep(0)
+    assert "two and two are five" in upkeep.trouble.message
+    await upkeep.close()
