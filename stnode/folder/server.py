@@ -17,6 +17,7 @@ from stnode.clock import Env
 from stnode.db import Database
 from stnode.errors import NotFound, StnodeError
 from stnode.folder.ignore import is_internal
+from stnode.protocol import fileinfo
 from stnode.protocol.messages import ErrorCode, Request
 from stnode.repo import state
 from stnode.repo.addresses import FileMap
@@ -74,9 +75,10 @@ class BlockServer:
         if unknown:
             await self._load(sorted(unknown))
         misses: list[_Miss] = []
+        others: list[Request] = []
         cached = self._store.reader.cached
         for request in requests:
-            run = self._run_of(request, reply)
+            run = self._run_of(request, reply, others)
             if run is None:
                 continue
             pack, place, blocks = run
@@ -90,21 +92,29 @@ class BlockServer:
             await self._read_run(runs[0], reply)
         elif runs:
             await asyncio.gather(*(self._read_run(run, reply) for run in runs))
+        if others:
+            await self._answer_old(others, reply)
 
-    def _run_of(self, request: Request, reply: Reply) -> Extent | None:
-        """The block asked for with those of the file that lie right behind it; None when the reply is given already."""
+    def _run_of(self, request: Request, reply: Reply, others: list[Request]) -> Extent | None:
+        """The block asked for with those of the file that lie right behind it; None when the reply is given already, or the request
+        was put among the `others`, which are not for the present content."""
         served = self._records.get(request.name)
         if request.size == 0 and served is not None:
             reply(request.id, b"", ErrorCode.NO_ERROR)  # peers up to 2.1.0 ask for the empty block of an empty file
         elif is_internal(request.name):
             reply(request.id, b"", ErrorCode.INVALID_FILE)
-        elif served is None or not served.has(request.offset, request.size):
-            reply(request.id, b"", ErrorCode.NO_SUCH_FILE)
-        else:
+        elif served is not None and served.has(request.offset, request.size):
             run = served.blocks.run_at(request.offset // served.block_size)
             if run[0]:
                 return run
-            reply(request.id, bytes(request.size), ErrorCode.NO_ERROR)
+            if not request.hash or request.hash == fileinfo.zero_hash(request.size):
+                reply(request.id, bytes(request.size), ErrorCode.NO_ERROR)
+            else:
+                others.append(request)
+        elif request.hash and request.size:
+            others.append(request)
+        else:
+            reply(request.id, b"", ErrorCode.NO_SUCH_FILE)
         return None
 
     async def _load(self, names: Sequence[str]) -> None:
@@ -132,11 +142,14 @@ class BlockServer:
             for *_, request in run:
                 reply(request.id, b"", code)
             return
+        others: list[Request] = []
         for _, place, _, request in run:
             if self._matches(request, pack, place):
                 reply(request.id, blocks[place - first], ErrorCode.NO_ERROR)
             else:
-                await self._answer_old(request, reply)
+                others.append(request)
+        if others:
+            await self._answer_old(others, reply)
 
     async def _read(self, pack: int, place: int, count: int, likely: int) -> Sequence[memoryview]:
         """A pack that is gone was repacked or we are behind: follow to the head, then look again (R15)."""
@@ -146,27 +159,34 @@ class BlockServer:
             await self._store.follow_to_head()
             return await self._store.reader.blocks(pack, place, count, likely)
 
-    async def _answer_old(self, request: Request, reply: Reply) -> None:
-        """The peer still pulls a version that was replaced: history may hold it (fewer failed rounds)."""
+    async def _answer_old(self, requests: Sequence[Request], reply: Reply) -> None:
+        """The peer still pulls a version that was replaced or deleted: history may hold it (fewer failed rounds)."""
+        names = {request.name for request in requests}
 
-        def read(conn: Connection) -> list[Record]:
-            return [old.record for old in state.old_versions(conn, self._fid, request.name)]
+        def read(conn: Connection) -> dict[str, list[Record]]:
+            return {name: [old.record for old in state.old_versions(conn, self._fid, name, limit=_OLD_VERSIONS)] for name in names}
 
-        try:
-            for record in (await self._db.run(read))[:_OLD_VERSIONS]:
-                index, offset = divmod(request.offset, record.info.block_size or 1)
-                if offset or request.offset >= record.info.size or not record.extents:
-                    continue
-                pack, place = FileMap(record.extents).at(index)
-                if not pack:
-                    continue
-                await self._store.packlists.ensure([pack])
-                if self._store.packlists.hashes(pack, place, 1) == request.hash:
-                    reply(request.id, (await self._store.reader.blocks(pack, place, 1))[0], ErrorCode.NO_ERROR)
-                    return
-        except StnodeError as exc:
-            _log.warning("old version not served", file=request.name, error=exc.message)
-        reply(request.id, b"", ErrorCode.NO_SUCH_FILE)
+        versions = await self._db.run(read)
+        for request in requests:
+            data: memoryview | None = None
+            try:
+                data = await self._old_block(request, versions[request.name])
+            except StnodeError as exc:
+                _log.warning("old version not served", file=request.name, error=exc.message)
+            reply(request.id, b"" if data is None else data, ErrorCode.NO_SUCH_FILE if data is None else ErrorCode.NO_ERROR)
+
+    async def _old_block(self, request: Request, versions: Sequence[Record]) -> memoryview | None:
+        for record in versions:
+            index, offset = divmod(request.offset, record.info.block_size or 1)
+            if offset or request.offset >= record.info.size or not record.extents:
+                continue
+            pack, place = FileMap(record.extents).at(index)
+            if not pack:
+                continue
+            await self._store.packlists.ensure([pack])
+            if self._store.packlists.hashes(pack, place, 1) == request.hash:
+                return (await self._store.reader.blocks(pack, place, 1))[0]
+        return None
 
 
 def _runs(misses: list[_Miss]) -> list[list[_Miss]]:

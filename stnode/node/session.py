@@ -36,7 +36,6 @@ from stnode.protocol.messages import (
     Event,
     FolderID,
     Hello,
-    Hint,
     Index,
     Ping,
     Request,
@@ -62,7 +61,6 @@ class SessionHost(Protocol):
     def hello(self) -> Hello: ...
     def introduced(self, session: Session) -> None: ...
     def ended(self, session: Session, reason: str) -> None: ...
-    def hinted(self, hint: Hint) -> None: ...
     def announcer(self, runner: FolderRunner) -> Announcer: ...
     async def cluster_config(self, session: Session) -> ClusterConfig: ...
     async def shared_folders(self, session: Session, config: ClusterConfig) -> Mapping[str, tuple[FolderRunner, int, Start]]: ...
@@ -97,6 +95,7 @@ class Session:
         self.bytes_in_flight = 0
         self.requests_in_flight = 0
         self.folders: dict[str, _Shared] = {}
+        self._formerly_shared: set[str] = set()
         self.last_error = ""
         self._inflight: dict[int, tuple[Transfer, Context, int]] = {}
         self._next_id = 0
@@ -246,8 +245,6 @@ class Session:
                 if self.link is not None:
                     self._closing = True
                     self.link.close()
-            case Hint():
-                self._host.hinted(event)
             case DownloadProgress() | Ping() | Response():
                 pass
             case _:
@@ -316,11 +313,15 @@ class Session:
                 if isinstance(message, ClusterConfig):
                     await self._configured(message)
                 else:
-                    shared = self.folders.get(message.folder)
-                    if shared is None:
-                        raise ProtocolError(f"index for folder {message.folder!r}, which is not shared")
-                    await shared.runner.receive_index(self.device, message)
+                    await self._receive_index(message)
                 self._hold_back()
+
+    async def _receive_index(self, message: Index) -> None:
+        shared = self.folders.get(message.folder)
+        if shared is not None:
+            await shared.runner.receive_index(self.device, message)
+        elif message.folder not in self._formerly_shared:  # else it crossed a ClusterConfig, ours or its own
+            raise ProtocolError(f"index for folder {message.folder!r}, which is not shared")
 
     async def _send_config(self) -> None:
         """Follows the journal to its head, so that no peer sees an older state than before (R15), then says what we share."""
@@ -337,6 +338,7 @@ class Session:
         for folder, shared in list(self.folders.items()):
             if folder not in wanted or wanted[folder][0] is not shared.runner:
                 del self.folders[folder]
+                self._formerly_shared.add(folder)
                 shared.runner.peer_down(self, [])
         for folder, (runner, peer_index_id, start) in wanted.items():
             index_id = runner.settings.index_id

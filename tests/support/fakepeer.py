@@ -24,7 +24,21 @@ from stnode.protocol.blocks import block_lengths, block_size_for
 from stnode.protocol.connection import BEPConnection
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileInfo, FileType
-from stnode.protocol.messages import Close, ClusterConfig, ClusterDevice, ClusterFolder, Event, FolderID, Hello, Index, Request, Response
+from stnode.protocol.framing import frame
+from stnode.protocol.messages import (
+    Close,
+    ClusterConfig,
+    ClusterDevice,
+    ClusterFolder,
+    Event,
+    FolderID,
+    Hello,
+    Index,
+    MessageType,
+    Request,
+    Response,
+)
+from stnode.protocol.pb import bep_pb2 as pb
 from stnode.protocol.vector import Ordering, Vector
 
 FOLDER = "f"
@@ -397,15 +411,16 @@ class FakePeer:
         """Requests of (name, offset, size, hash), all at once."""
         assert self.handler is not None
         futures: list[asyncio.Future[Response]] = []
-        requests: list[Request] = []
+        frames: list[bytes] = []
         for name, offset, size, digest in blocks:
             self._next_id += 1
             future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
             self._waiting[self._next_id] = future
             futures.append(future)
-            requests.append(Request(self._next_id, FolderID(folder), name, offset, size, digest))
-        self.handler.connection.send_requests(requests)
-        self.handler.flush()
+            # Made by hand: the codec refuses what only older devices ask for.
+            message = pb.Request(id=self._next_id, folder=folder, name=name, offset=offset, size=size, hash=digest)
+            frames.append(frame(MessageType.REQUEST, message.SerializeToString(), pack=False))
+        self.raw(b"".join(frames))
         return [await future for future in futures]
 
     # --- following the node

@@ -211,6 +211,10 @@ class World:
         await self.until(lambda: all(peer.configs for peer in peers))
         return peers[0]
 
+    async def listen(self, peer: FakePeer) -> net.Listener:
+        """Opens the peer's door, `memory://<its name>`."""
+        return await net.listen(self._env, f"memory://{peer.name}", identity_of(peer.device), peer.accept)
+
     # --- looking
 
     def runner(self, folder: str = FOLDER) -> FolderRunner:
