@@ -26,7 +26,7 @@ from stnode.node.session import Session
 from stnode.protocol import announce, deviceid
 from stnode.protocol.connection import BEPConnection
 from stnode.protocol.deviceid import DeviceID
-from stnode.protocol.messages import ClusterConfig, ClusterDevice, ClusterFolder, Compression, FolderID, Hello, Hint
+from stnode.protocol.messages import ClusterConfig, ClusterDevice, ClusterFolder, Compression, FolderID, Hello
 from stnode.repo import state
 from stnode.repo.settings import DeviceSettings, FolderSettings
 from stnode.repo.store import Store
@@ -229,10 +229,6 @@ class Connections:
             known.last_error = reason
             known.last_seen_s = self._env.clock.now_ns() / 1e9
             known.wake.set()
-
-    def hinted(self, hint: Hint) -> None:
-        """A sibling says that there is something new in the journal."""
-        self._store.hint()
 
     def announcer(self, runner: FolderRunner) -> Announcer:
         """A new cursor over a folder's records."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-FolderState = Literal["idle", "syncing", "waiting", "error", "paused"]
+FolderState = Literal["idle", "syncing", "waiting", "error"]
 
 
 @dataclass(frozen=True, slots=True)

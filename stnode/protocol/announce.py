@@ -25,12 +25,10 @@ BYTES_PER_BATCH: Final = 250 << 10
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Announce what is numbered above `after`; with `full` the first message is an Index, which replaces all the peer has of us.
-    `never_assigned`: the peer knows our index ID and a number that we never assigned, so our store was set back (design 5)."""
+    """Announce what is numbered above `after`; with `full` the first message is an Index, which replaces all the peer has of us."""
 
     after: int
     full: bool
-    never_assigned: bool = False
 
 
 class Announced(Protocol):
@@ -44,11 +42,8 @@ def decide(index_id: int, last_sequence: int, intervals: Sequence[Interval], pee
     """Where to begin. `index_id`, `last_sequence` and `intervals` are ours; the peer's two are of its ClusterConfig's entry for us.
 
     The peer continues only if it names our index ID and a number that was assigned; all else gets a full Index."""
-    if peer_index_id != index_id or not index_id or peer_max_sequence <= 0:
-        return Start(0, full=True)
-    if peer_max_sequence > last_sequence or not assigned(intervals, peer_max_sequence):
-        return Start(0, full=True, never_assigned=True)
-    return Start(peer_max_sequence, full=False)
+    known = index_id != 0 and peer_index_id == index_id and 0 < peer_max_sequence <= last_sequence
+    return Start(peer_max_sequence, full=False) if known and assigned(intervals, peer_max_sequence) else Start(0, full=True)
 
 
 def assigned(intervals: Sequence[Interval], sequence: int) -> bool:

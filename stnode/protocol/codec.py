@@ -22,7 +22,6 @@ from stnode.protocol.messages import (
     DownloadProgress,
     FolderID,
     Hello,
-    Hint,
     Index,
     Message,
     MessageType,
@@ -65,9 +64,6 @@ def decode(kind: int, payload: Payload) -> Message | None:
                 return Ping()
             case MessageType.CLOSE:
                 return Close(pb.Close.FromString(serialized).reason)
-            case MessageType.HINT:
-                hint = pb.Hint.FromString(serialized)
-                return Hint(hint.journal, hint.head)
             case _:
                 return None
     except DecodeError as error:
@@ -208,25 +204,9 @@ def encode_response_head(request_id: int, length: int, code: int) -> bytes:
     return _number(b"\x08", request_id & 0xFFFF_FFFF_FFFF_FFFF) + _number(b"\x18", code) + data
 
 
-def encode_download_progress(progress: DownloadProgress) -> bytes:
-    """Which blocks of temporary files we would serve."""
-    message = pb.DownloadProgress(folder=progress.folder)
-    for update in progress.updates:
-        entry = message.updates.add(
-            update_type=int(update.forget), name=update.name, block_indexes=update.block_indexes, block_size=update.block_size
-        )
-        entry.version.MergeFromString(vector.to_wire(update.version))
-    return message.SerializeToString()
-
-
 def encode_close(reason: str) -> bytes:
     """The reason in words."""
     return pb.Close(reason=reason).SerializeToString()
-
-
-def encode_hint(hint: Hint) -> bytes:
-    """For siblings."""
-    return pb.Hint(journal=hint.journal, head=hint.head).SerializeToString()
 
 
 def _index(message: pb.Index, update: bool) -> Index:

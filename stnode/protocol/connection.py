@@ -25,7 +25,6 @@ from stnode.protocol.messages import (
     Event,
     FolderID,
     Hello,
-    Hint,
     Index,
     MessageType,
     Ping,
@@ -64,7 +63,6 @@ _TRANSITIONS: Final[dict[Stage, dict[type[Event], Stage]]] = {
         Response: Stage.RUNNING,
         DownloadProgress: Stage.RUNNING,
         Ping: Stage.RUNNING,
-        Hint: Stage.RUNNING,
         Close: Stage.CLOSED,
     },
     Stage.CLOSED: {},
@@ -174,18 +172,6 @@ class BEPConnection:
             return
         self._append(b"%b%b" % (frame_head(MessageType.RESPONSE, len(head) + length), head))
         self._append(data)
-
-    def send_download_progress(self, progress: DownloadProgress) -> None:
-        """Temporary blocks that we would serve."""
-        if not self._advance(DownloadProgress):
-            return
-        self._append(self._metadata(MessageType.DOWNLOAD_PROGRESS, codec.encode_download_progress(progress)))
-
-    def send_hint(self, hint: Hint) -> None:
-        """For siblings only; real peers skip it."""
-        if not self._advance(Hint):
-            return
-        self._append(frame(MessageType.HINT, codec.encode_hint(hint), pack=False))
 
     def send_ping(self) -> None:
         """Keeps the connection alive; `handle_timer` does it by itself."""

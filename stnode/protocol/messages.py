@@ -15,7 +15,7 @@ FolderID = NewType("FolderID", str)
 
 
 class MessageType(IntEnum):
-    """Header.type on the wire. HINT is ours, for nodes of one store; real peers skip it."""
+    """Header.type on the wire. Other types are skipped, as real peers do."""
 
     CLUSTER_CONFIG = 0
     INDEX = 1
@@ -25,7 +25,6 @@ class MessageType(IntEnum):
     DOWNLOAD_PROGRESS = 5
     PING = 6
     CLOSE = 7
-    HINT = 64
 
 
 class Compression(IntEnum):
@@ -167,14 +166,6 @@ class Close:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """From a sibling: the journal named so has a commit with number `head`; following it now is worth while."""
-
-    journal: str
-    head: int
-
-
-Message: TypeAlias = ClusterConfig | Index | Request | Response | DownloadProgress | Ping | Close | Hint
+Message: TypeAlias = ClusterConfig | Index | Request | Response | DownloadProgress | Ping | Close
 Event: TypeAlias = Hello | Message
 """What a connection reports, in the order of arrival."""

@@ -1,9 +1,9 @@
 """The journal of a store, as the node sees it: one owner task that follows it and commits to it, one thing at a time.
 
-Everything else talks to it through this class, on the event loop: `submit` and `submit_entries` queue, `hint` and
-`follow_to_head` make it look now, `subscribe` hears of every commit after its SQLite transaction.
+Everything else talks to it through this class, on the event loop: `submit` and `submit_entries` queue, `follow_to_head`
+makes it look now, `subscribe` hears of every commit after its SQLite transaction.
 
-    idle --look due, hint--> following --absent--> idle
+    idle --look due, somebody waits for the head--> following --absent--> idle
     idle --group due--> committing (committer.py) --everybody told--> idle
     any --the store does not answer, or what it has cannot be used--> idle, trouble noted, tried again later
 
@@ -183,11 +183,6 @@ class Journal:
     def subscribe(self, callback: Callable[[Applied], None]) -> None:
         """`callback` hears of every commit applied here, in order, after its transaction; it must not wait."""
         self._subscribers.append(callback)
-
-    def hint(self) -> None:
-        """Somebody says that there is news: look now."""
-        self._next_look_s = 0.0
-        self._wake.set()
 
     async def follow_to_head(self) -> None:
         """Returns when all commits that existed at the call are applied here. Raises Unavailable and what following finds wrong."""

@@ -20,7 +20,7 @@ INCARNATION_DIGITS = 16
 _TIME_DIGITS = 14
 _RANDOM_BYTES = 10
 _ID = re.compile(r"[0-9a-f]{34}")
-_SLOT = re.compile(r"([0-9]{20})(?:-([0-9a-f]{32}))?")
+_SLOT = re.compile(r"[0-9]{20}")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 _LONGEST_FOLDER = 100
 
@@ -60,31 +60,19 @@ def folder_key(folder_id: str, incarnation: str) -> str:
     return f"{encoded}-{incarnation}"
 
 
-def heartbeat_key(device: bytes) -> Key:
-    """Heartbeat of a node, named by its device ID in hex."""
-    return Key(f"nodes/{device.hex()}")
-
-
 def journal_prefix(journal: str = MAIN_JOURNAL) -> str:
     return f"journal/{journal}/"
 
 
-def slot_key(number: int, journal: str = MAIN_JOURNAL, write_id: bytes | None = None) -> Key:
-    """Slot of commit `number`; with a write id only in stores without conditional writes (design 5)."""
-    suffix = "" if write_id is None else f"-{write_id.hex()}"
-    return Key(f"journal/{journal}/{number:020d}{suffix}")
+def slot_key(number: int, journal: str = MAIN_JOURNAL) -> Key:
+    """Slot of commit `number`."""
+    return Key(f"journal/{journal}/{number:020d}")
 
 
 def slot_number(key: str) -> int | None:
     """Number in a slot's or manifest's key, None for a foreign name."""
-    match = _SLOT.fullmatch(key.rpartition("/")[2])
-    return int(match[1]) if match else None
-
-
-def slot_write_id(key: str) -> bytes | None:
-    """Write id in a slot's key, None where it has none."""
-    match = _SLOT.fullmatch(key.rpartition("/")[2])
-    return bytes.fromhex(match[2]) if match and match[2] else None
+    name = key.rpartition("/")[2]
+    return int(name) if _SLOT.fullmatch(name) else None
 
 
 def checkpoint_prefix(journal: str = MAIN_JOURNAL) -> str:

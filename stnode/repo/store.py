@@ -19,7 +19,7 @@ from stnode.errors import Conflict, Corrupt, NotFound, Refused, UnknownOutcome
 from stnode.objectstore.base import Blob, Exists, Mode, ObjectStore
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileInfo, blocks_hash
-from stnode.protocol.vector import Vector, to_wire
+from stnode.protocol.vector import to_wire
 from stnode.repo import layout, state
 from stnode.repo.blockindex import BlockIndex
 from stnode.repo.codec import Body, Partial, Section
@@ -205,23 +205,11 @@ class Store:
         handles = frozenset(extent[0] for _, extent in runs if extent[0] < 0)
         return self._journal.submit_entries(partial(_partial, fid=fid, info=info, runs=tuple(runs), node=self.node), handles)
 
-    def drop_partials(self, fid: int, versions: Sequence[tuple[str, Vector]]) -> asyncio.Future[int]:
-        """Ends partial files (name, version) that nobody will finish."""
-
-        def make(conn: Connection, _packs: PackTable) -> Body:
-            return Body(sections=(Section(_fkey(conn, fid), partials_dropped=tuple((name, to_wire(v)) for name, v in versions)),))
-
-        return self._journal.submit_entries(make)
-
     # ---- following ----------------------------------------------------------------------------------------------------
 
     def subscribe(self, callback: Callable[[Applied], None]) -> None:
         """`callback` hears of every commit, own or not, in order, after it is in SQLite; it must not wait."""
         self._journal.subscribe(callback)
-
-    def hint(self) -> None:
-        """A sibling says that there is news: look now."""
-        self._journal.hint()
 
     async def follow_to_head(self) -> None:
         """Returns when every commit that existed at the call is in SQLite. Raises Unavailable and what following finds wrong."""

@@ -28,12 +28,11 @@ from stnode.protocol.messages import (
     DownloadProgress,
     Event,
     FolderID,
-    Hint,
     MessageType,
     ProgressUpdate,
     Request,
 )
-from tests.support.bep import HELLO, digest, file_message, greeting, index_frame, response_frame
+from tests.support.bep import HELLO, digest, encoded_progress, file_message, greeting, index_frame, response_frame
 
 F = FolderID("default")
 RECORDINGS = sorted((Path(__file__).resolve().parents[1] / "golden" / "bep").glob("*.bin.gz"))
@@ -57,7 +56,7 @@ def corpus() -> list[bytes]:
     devices = (ClusterDevice(DeviceID(bytes(32)), "n", ("dynamic",), index_id=7), ClusterDevice(DeviceID(b"x" * 32)))
     config = codec.encode_cluster_config(ClusterConfig((ClusterFolder(F, "label", devices=devices),)))
     request = codec.encode_request(Request(1, F, "dir/name", 131072, 131072, digest("r"), True, 1), codec.request_folder(F))
-    progress = codec.encode_download_progress(DownloadProgress(F, (ProgressUpdate("n", ((1, 2),), False, (0, 5), 131072),)))
+    progress = encoded_progress(DownloadProgress(F, (ProgressUpdate("n", ((1, 2),), False, (0, 5), 131072),)))
     files = [file_message(f"dir/file {number}", number * 60_000, sequence=number + 1) for number in range(20)]
     pieces = [
         frame(MessageType.CLUSTER_CONFIG, config, pack=False),
@@ -73,7 +72,6 @@ def corpus() -> list[bytes]:
         frame(MessageType.DOWNLOAD_PROGRESS, progress, pack=False),
         frame(MessageType.PING, b"", pack=False),
         frame(MessageType.CLOSE, codec.encode_close("reason"), pack=False),
-        frame(MessageType.HINT, codec.encode_hint(Hint("journal", 9)), pack=False),
         frame_head(99, 10) + bytes(10),
         frame_head(MessageType.INDEX, 500_000_000) + bytes(100),
     ]

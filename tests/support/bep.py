@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from stnode.protocol import codec
+from stnode.protocol import codec, vector
 from stnode.protocol.connection import BEPConnection
 from stnode.protocol.fileinfo import FileInfo, FileType, block_lengths, encode, new
 from stnode.protocol.framing import frame, frame_head, frame_hello
-from stnode.protocol.messages import ClusterConfig, Hello, MessageType
+from stnode.protocol.messages import ClusterConfig, DownloadProgress, Hello, MessageType
 from stnode.protocol.pb import bep_pb2 as pb
 
 HELLO = Hello("peer", "syncthing", "v1.29.5", 1, 1_700_000_000_000_000_000)
@@ -46,6 +46,17 @@ def encoded(info: FileInfo) -> bytes:
 def index_frame(*messages: pb.FileInfo, folder: str = "default", pack: bool = False) -> bytes:
     """A framed Index."""
     return frame(MessageType.INDEX, pb.Index(folder=folder, files=messages).SerializeToString(), pack=pack)
+
+
+def encoded_progress(progress: DownloadProgress) -> bytes:
+    """As real peers send it; a node of ours sends none."""
+    message = pb.DownloadProgress(folder=progress.folder)
+    for update in progress.updates:
+        entry = message.updates.add(
+            update_type=int(update.forget), name=update.name, block_indexes=update.block_indexes, block_size=update.block_size
+        )
+        entry.version.MergeFromString(vector.to_wire(update.version))
+    return message.SerializeToString()
 
 
 def response_frame(request_id: int, data: bytes) -> bytes:

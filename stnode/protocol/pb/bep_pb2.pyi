@@ -221,11 +221,3 @@ class Close(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
-
-class Hint(_message.Message):
-    __slots__ = ("journal", "head")
-    JOURNAL_FIELD_NUMBER: _ClassVar[int]
-    HEAD_FIELD_NUMBER: _ClassVar[int]
-    journal: str
-    head: int
-    def __init__(self, journal: _Optional[str] = ..., head: _Optional[int] = ...) -> None: ...

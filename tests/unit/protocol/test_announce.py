@@ -13,7 +13,7 @@ from tests.support.bep import file_info
 
 MINE, OTHER = 4711, 4712
 INTERVALS = ((10, 20), (100, 110))
-NOTHING, FOREIGN = Start(0, full=True), Start(0, full=True, never_assigned=True)
+NOTHING = Start(0, full=True)
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,9 @@ NOTHING, FOREIGN = Start(0, full=True), Start(0, full=True, never_assigned=True)
         (MINE, 0, NOTHING),
         (OTHER, 20, NOTHING),
         (0, 20, NOTHING),
-        (MINE, 9, FOREIGN),
-        (MINE, 50, FOREIGN),
-        (MINE, 111, FOREIGN),
+        (MINE, 9, NOTHING),
+        (MINE, 50, NOTHING),
+        (MINE, 111, NOTHING),
     ],
 )
 def test_decide(peer_index_id: int, peer_max: int, expected: Start) -> None:

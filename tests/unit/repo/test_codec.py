@@ -15,7 +15,7 @@ from stnode.errors import Corrupt, Internal, Refused
 from stnode.repo import codec
 from stnode.repo.codec import Body, BodyRecord, BodySet, Section, Stub
 from stnode.repo.container import HEADER_BYTES, Kind, open_one, seal
-from stnode.repo.layout import folder_key, is_id, mint, minted_us, object_id, pack_key, slot_key, slot_number, slot_write_id
+from stnode.repo.layout import folder_key, is_id, mint, minted_us, object_id, pack_key, slot_key, slot_number
 from stnode.repo.pb import store_pb2 as pb
 from stnode.repo.records import Extents, SetKind, decode_extents, encode_extents
 from stnode.repo.settings import decode_device, decode_folder, encode_device, encode_folder
@@ -162,7 +162,7 @@ def test_ids_carry_their_time_and_sort_by_it() -> None:
     assert minted_us(second) == clock.now_us + 1
     assert object_id(pack_key("photos-1", first)) == first
     assert slot_number(slot_key(12)) == 12
-    assert slot_write_id(slot_key(12, write_id=bytes(16))) == bytes(16)
+    assert slot_number(f"{slot_key(12)}-{bytes(16).hex()}") is None
     assert slot_number("journal/main/notes.txt") is None
 
 
