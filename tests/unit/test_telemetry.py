@@ -1,8 +1,7 @@
-"""The event log and the log of messages."""
+"""The log of messages, and metrics."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import logging
@@ -11,40 +10,6 @@ import pytest
 import structlog
 
 from stnode import telemetry
-from stnode.clock import SystemClock
-from stnode.events import Event, EventLog
-
-
-def test_since_filters_and_limits() -> None:
-    log = EventLog(SystemClock(), capacity=3)
-    for kind in ("a", "b", "a", "b"):
-        log.emit(kind, value=1)
-    assert [event.number for event in log.since(0)] == [2, 3, 4]
-    assert [event.number for event in log.since(2, frozenset({"b"}))] == [4]
-    assert [event.number for event in log.since(0, limit=1)] == [4]
-
-
-async def test_wait_wakes_on_a_wanted_event_only() -> None:
-    log = EventLog(SystemClock())
-    waiting = asyncio.ensure_future(log.wait(0, frozenset({"wanted"})))
-    await asyncio.sleep(0)
-    log.emit("other")
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    log.emit("wanted", name="x")
-    [event] = await waiting
-    assert event.data == {"name": "x"}
-    assert await log.wait(log.last_number, timeout_s=0.01) == []
-
-
-def test_subscription_ends() -> None:
-    log = EventLog(SystemClock())
-    seen: list[Event] = []
-    stop = log.subscribe(seen.append)
-    log.emit("one")
-    stop()
-    log.emit("two")
-    assert [event.kind for event in seen] == ["one"]
 
 
 @pytest.mark.expects_log("something odd")
