@@ -120,6 +120,8 @@ class _Handler:
         return self.connection.get_buffer()
 
     def buffer_updated(self, count: int) -> None:
+        if not self.peer.greets:
+            return
         for event in self.connection.buffer_updated(count):
             self.peer.handle(self, event)
         self.flush()
@@ -141,7 +143,7 @@ class _Handler:
 
 class FakePeer:
     """Switches: `answers` decides what a Request gets (None: no answer); `follows`: takes over what it hears; `exchanges`: sends index and
-    ClusterConfig by itself; `lies`: what it says of the node's index is made up by the test. `committed`: asked for each item that the node announces, whether the node may (invariant 1)."""
+    ClusterConfig by itself; `lies`: what it says of the node's index is made up by the test; `greets`: speaks and hears BEP at all. `committed`: asked for each item that the node announces, whether the node may (invariant 1)."""
 
     def __init__(self, env: Env, name: str, node: DeviceID, address: str) -> None:
         self.env, self.name, self.node, self.address = env, name, node, address

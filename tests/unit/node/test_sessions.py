@@ -169,8 +169,8 @@ async def test_blocks_asked_of_a_folder_that_is_paused_meanwhile_come_from_elsew
         a.folder().paused = True
         a.send_config()
         a.answers = lambda _request: (b"", 1)
+        assert a.handler is not None
         for request in a.requests:
-            assert a.handler is not None
             a.handler.connection.send_response(request.id, b"", 1)
         a.handler.flush()
         await world.until(lambda: world.record("x"))
