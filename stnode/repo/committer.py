@@ -239,10 +239,7 @@ class Committer:
         handles.update(handle for entry in group.entries for handle in entry.handles)
         found: dict[int, PendingPack] = {}
         for handle in handles:
-            try:
-                pack = self.packs.pending(handle)
-            except Internal:
-                continue  # dropped by the packer: what names it is told to upload again
+            pack = self.packs.pending(handle)
             if pack.id not in self._gone:
                 found[handle] = pack
         return found

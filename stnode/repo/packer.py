@@ -6,14 +6,16 @@ again, always under a new id, until it succeeds, is refused for good, or is canc
 outcome is left to the collector of orphans; nothing is ever cleaned up here (design 5).
 
 Memory: a pack is held from its first block to the end of its upload; `bytes_held` says how much that is, and whoever adds
-blocks slows down by it.
+blocks slows down by it. Handles stay valid as long as the process: a file that is still being pulled, or whose commit waits or is
+tried again, may name any of them, also after other files have got the pack registered. That is some hundred bytes for each pack; the
+lists of packs that a commit has registered leave the memory (packlist.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Protocol
@@ -119,8 +121,6 @@ class PackObserver(Protocol):
 
     def unregistered(self) -> None: ...
 
-    def dropped(self, handles: Iterable[int]) -> None: ...
-
 
 class Packer:
     """`store_time_us` is the latest time of the store that anybody has seen, or the clock's (Unix microseconds); `fkey_of`
@@ -173,14 +173,14 @@ class Packer:
             self._release(pack)
 
     def pending(self, handle: int) -> PendingPack:
-        """A sealed pack by its handle, registered or not, until it is dropped."""
+        """A sealed pack by its handle, registered or not."""
         pack = self._pending.get(handle)
         if pack is None:
             raise Internal(f"pack {handle} is not one of this process")
         return pack
 
     def registered(self, numbers: Mapping[int, int]) -> None:
-        """A commit has given packs their numbers (handle → number). Handles stay valid beside them until dropped."""
+        """A commit has given packs their numbers (handle → number). Handles stay valid beside them."""
         self._numbers.update(numbers)
         if self._observer is not None:
             self._observer.registered(numbers)
@@ -195,15 +195,6 @@ class Packer:
     def resolve(self, handle: int) -> int | None:
         """The number of a pack by its handle, None while no commit has registered it."""
         return self._numbers.get(handle)
-
-    def drop(self, handles: Iterable[int]) -> None:
-        """Forgets packs that no draft can name any more."""
-        gone = list(handles)
-        for handle in gone:
-            self._pending.pop(handle, None)
-            self._numbers.pop(handle, None)
-        if self._observer is not None:
-            self._observer.dropped(gone)
 
     async def _seal(self, pack: OpenPack) -> SealedPack:
         fkey = self._fkey_of(pack.fid)

@@ -187,12 +187,6 @@ class PackLists:
         self._numbers.clear()
         self.memory_bytes = 0
 
-    def dropped(self, handles: Iterable[int]) -> None:
-        """Nobody can name these handles any more."""
-        for handle in handles:
-            self._pending.pop(handle, None)
-            self._numbers.pop(handle, None)
-
     async def moves(self, pack: int) -> Sequence[Move]:
         """Where blocks of a registered pack have moved, sorted by place; nothing for handles that no commit knows."""
         number = pack if pack > 0 else self._numbers.get(pack)

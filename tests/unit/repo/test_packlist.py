@@ -8,7 +8,7 @@ from sqlite3 import Connection
 import pytest
 
 from stnode.db import Database
-from stnode.errors import Corrupt, Internal, Unavailable
+from stnode.errors import Corrupt, Unavailable
 from stnode.objectstore.base import ObjectStore
 from stnode.repo.packlist import ListOptions, PackGone, read_list
 from tests.support.packs import World, blocks_of, sha
@@ -34,10 +34,6 @@ async def test_lists_of_own_packs_are_there_at_once() -> None:
             with pytest.raises(Corrupt, match="which has 3"):
                 world.lists.hashes(pack, 2, 2)
         assert world.store.gets == []
-        world.packer.drop([handle])
-        with pytest.raises(Internal):
-            world.lists.hashes(handle, 0, 1)
-        assert world.lists.hashes(number, 0, 1) == sha(blocks[0])
 
 
 async def test_lists_outlive_a_restart_and_are_fetched_after_the_database_is_lost() -> None:
