@@ -37,8 +37,7 @@ _PACKS_WATCHED: Final = 1024
 
 _log = get_logger(__name__)
 
-Name = tuple[str, int]
-"""(pack id, number of the piece)"""
+Name = tuple[str, int]  # pack id, number of the piece
 
 
 @dataclass(slots=True)
@@ -83,8 +82,7 @@ class DiskCache:
         for name, size in await self._env.threads.run(_scan, self._directory):
             self._pieces[name] = _Piece(size)
             self.size_bytes += size
-        excess = self._room_for(0) or []
-        await self._env.threads.run(_unlink, [self._path(name) for name in excess])
+        await self._env.threads.run(_unlink, [self._path(name) for name in self._room_for(0) or ()])
 
     async def close(self) -> None:
         """Ends fetches that are under way."""
@@ -105,13 +103,10 @@ class DiskCache:
                 return None
             self._pieces.move_to_end(name)
             piece.used_s = self._env.clock.monotonic()
+            piece.read_bytes += length // len(names)
         data = await self._env.threads.run(_read, [self._path(name) for name in names], start % PIECE_BYTES, length)
         if data is None:
             self.forget(pack)
-            return None
-        for name in names:
-            if name in self._pieces:
-                self._pieces[name].read_bytes += length // len(names)
         return data
 
     def missed(self, pack: str, key: Key, data_bytes: int, length: int) -> None:
@@ -229,7 +224,7 @@ def _read(paths: Sequence[Path], start: int, length: int) -> bytes | None:
             return None
         parts.append(data)
         start, length = 0, length - wanted
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return b"".join(parts)
 
 
 def _write(path: Path, data: bytes, unlinked: Sequence[Path]) -> None:
