@@ -1,4 +1,4 @@
-"""LZ4 blocks, the one compression of format version 1. The only module that imports lz4."""
+"""LZ4 blocks, the one compression of format version 1. The store's only door to the lz4 library."""
 
 from __future__ import annotations
 

@@ -27,6 +27,10 @@ Buffer = bytes | bytearray | memoryview
 FORMAT_VERSION: Final = 1
 HEADER_BYTES: Final = 32
 MAX_UNPACKED_BYTES: Final = 256 << 20
+PUT_BACK: Final = "put it back from a backup or copy of the bucket; `stnode bucket check` shows the extent"
+"""What the user does about a journal that is damaged or has gaps."""
+STEP_OVER: Final = f"start a node that has applied it with its state directory: its next checkpoint steps over it; else {PUT_BACK}"
+"""As `PUT_BACK`, for a commit that a node may have applied."""
 _COMPRESS_FROM_BYTES: Final = 128
 _HEAD: Final = struct.Struct("<4sBBHII")
 
@@ -89,4 +93,4 @@ def open_next(kind: Kind, data: Buffer, offset: int, name: str) -> tuple[bytes, 
 
 def damaged(name: str, what: str) -> Corrupt:
     """The error for a damaged object of the store."""
-    return Corrupt(f"{name} is damaged: {what}", hint="run `stnode bucket check`; `stnode bucket repair` steps over damaged commits")
+    return Corrupt(f"{name} is damaged: {what}", hint=PUT_BACK)

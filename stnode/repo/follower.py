@@ -27,6 +27,7 @@ from stnode.errors import Corrupt, NotFound
 from stnode.objectstore.base import Blob, ObjectStore
 from stnode.repo import layout, state
 from stnode.repo.codec import NO_PREDECESSOR, Body, BodyRef, Slot, Stub, content, decode_body, decode_slot, slot_sha
+from stnode.repo.container import PUT_BACK, STEP_OVER
 from stnode.repo.records import Applied
 from stnode.telemetry import get_logger
 
@@ -272,7 +273,7 @@ class Follower:
         if blobs[0] is None and any(blobs):
             blobs[0] = await self._get(first)  # read before it was created, while its successors were read after
             if blobs[0] is None:
-                raise Corrupt(f"commit {first} is missing, later ones are there", hint="run `stnode bucket repair`")
+                raise Corrupt(f"commit {first} is missing, later ones are there", hint=PUT_BACK)
         commits: list[Commit] = []
         sha = self.head.slot_sha
         for number, blob in enumerate(blobs, first):
@@ -320,10 +321,7 @@ class Follower:
             damage = f"it holds commit {slot.number}"
         if await self._newest_manifest() >= number:
             return Stub(number), b"", ""  # like a truncated slot: what it held is in the manifest
-        raise Corrupt(
-            f"commit {number} is damaged: {damage}",
-            hint=f"start a node that has applied it; without one, `stnode bucket repair --void {number}`",
-        )
+        raise Corrupt(f"commit {number} is damaged: {damage}", hint=STEP_OVER)
 
     async def _body(self, slot: Slot) -> Body:
         return content(slot, None if slot.stored is None else await read_body(self._objects, slot.stored))
@@ -338,7 +336,7 @@ class Follower:
             return True
         if await self._newest_manifest() >= slot.number:
             return True
-        raise Corrupt(f"the body of commit {slot.number} is missing", hint=f"`stnode bucket repair --void {slot.number}`")
+        raise Corrupt(f"the body of commit {slot.number} is missing", hint=STEP_OVER)
 
     async def _far_behind(self) -> bool:
         return await self._newest_manifest() > self.head.number + FAR_BEHIND

@@ -177,4 +177,7 @@ def _from_little(typecode: str, data: memoryview) -> array[int]:
 
 
 def _damaged(name: str, what: str) -> Corrupt:
-    return Corrupt(f"pack {name} is damaged: {what}", hint="run `stnode bucket check`; files are pulled again from peers that have them")
+    return Corrupt(
+        f"pack {name} is damaged: {what}",
+        hint="put the pack back from a backup of the bucket; `stnode bucket check --read-data` names the files in it",
+    )

@@ -286,7 +286,7 @@ class Reader:
         if None in views:
             raise Corrupt(
                 f"block {place + views.index(None)} of pack {listed.key} is damaged",
-                hint="run `stnode bucket check`; files are pulled again from peers that have them",
+                hint="put the pack back from a backup of the bucket; `stnode bucket check --read-data` names the files in it",
             )
         return cast("list[memoryview]", views)
 

@@ -21,6 +21,7 @@ from stnode.repo import state
 from stnode.repo.codec_body import Body, decode_body
 from stnode.repo.codec_manifest import Manifest, decode_manifest
 from stnode.repo.codec_slot import Slot, Stub, content, decode_slot, slot_sha
+from stnode.repo.container import PUT_BACK, STEP_OVER
 from stnode.repo.layout import MAIN_JOURNAL, body_key, checkpoint_prefix, journal_prefix, manifest_key, slot_key, slot_number
 from stnode.repo.runs import read_group
 from stnode.repo.state_load import Loader
@@ -46,7 +47,7 @@ class RestoreReport:
 async def restore(objects: ObjectStore, db: Database, env: Env, journal: str = MAIN_JOURNAL) -> RestoreReport:
     """Drops the state in `db` and rebuilds it from the store, up to the head of the journal.
 
-    Raises Corrupt for a gap or a damaged slot that no manifest steps over (the hint names `stnode bucket repair`), Refused
+    Raises Corrupt for a gap or a damaged slot that no manifest steps over (the hint says what the user does), Refused
     for a store written by a newer version, Unavailable. After an error the state is incomplete or an earlier one; call it again.
     """
     await state.prepare(db)
@@ -145,7 +146,7 @@ async def _replay(objects: ObjectStore, db: Database, journal: str) -> tuple[int
                 return replayed, number
             prev = commits[-1][1] if commits else at.slot_sha
             if slot.number != number or slot.prev != prev:
-                raise Corrupt(f"{key} does not follow commit {number - 1}", hint="run `stnode bucket repair`")
+                raise Corrupt(f"{key} does not follow commit {number - 1}", hint=PUT_BACK)
             body = await read_content(objects, slot)
             if body is None and commits:
                 break  # judged on the state before it, in the next round
@@ -153,7 +154,7 @@ async def _replay(objects: ObjectStore, db: Database, journal: str) -> tuple[int
                 again = await _get(objects, number, journal)
                 if again is not None and isinstance(decode_slot(again, key), Stub):
                     return replayed, number
-                raise Corrupt(f"the body of commit {number} is missing", hint=f"run `stnode bucket repair --void {number}`")
+                raise Corrupt(f"the body of commit {number} is missing", hint=STEP_OVER)
             commits.append((slot, slot_sha(data), body))
         if commits:
             at = await db.write(partial(_apply, commits=commits))
@@ -185,7 +186,7 @@ async def read_content(objects: ObjectStore, slot: Slot) -> Body | None:
     except NotFound:
         return None
     if hashlib.sha256(data).digest() != slot.stored.sha256:
-        raise Corrupt(f"{key} is not the body that slot {slot.number} names", hint=f"run `stnode bucket repair --void {slot.number}`")
+        raise Corrupt(f"{key} is not the body that slot {slot.number} names", hint=STEP_OVER)
     return content(slot, decode_body(data, key))
 
 
@@ -196,5 +197,5 @@ async def _beyond(objects: ObjectStore, number: int, journal: str) -> bool:
         if found is not None and found > number:
             if found == number + 1 or await _get(objects, number + 1, journal) is not None:
                 return True
-            raise Corrupt(f"commit {number + 1} is missing, {found} is there", hint="run `stnode bucket repair`")
+            raise Corrupt(f"commit {number + 1} is missing, {found} is there", hint=STEP_OVER)
     return False

@@ -190,8 +190,7 @@ class Store:
         return self._journal.submit(sets)
 
     def submit_entries(self, make: Entries, handles: frozenset[int] = frozenset()) -> asyncio.Future[int]:
-        """Queues entries other than records, made anew on every state that they are tried on: the future gives the commit's number. For
-        collection and repair. `handles` are packs of the packer that they name."""
+        """Queues entries other than records, made anew on every state that they are tried on: the future gives the commit's number. `handles` are packs of the packer that they name."""
         return self._journal.submit_entries(make, handles)
 
     def submit_settings(self, change: SettingsChange) -> asyncio.Future[int]:

@@ -315,7 +315,7 @@ async def r4_gap(world: World) -> None:
     b.gate.before = None
     with pytest.raises(Corrupt, match="missing"):
         await b.store.follow_to_head()
-    assert "repair" in b.store.status().journal.hint
+    assert "backup" in b.store.status().journal.hint
     b.crash()
     with pytest.raises(Corrupt, match="missing"):
         await b.start()
