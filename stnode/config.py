@@ -128,7 +128,6 @@ class LimitsSection(_Section):
     pull_memory: Size = 256 * 2**20
     read_cache: Size = 128 * 2**20
     disk_cache: Size = 2**30
-    spool: Size = 2 * 2**30
     threads: int = Field(default=4, ge=1, le=64)
 
 

@@ -51,7 +51,7 @@ class _Served:
 
 
 class BlockServer:
-    """Serves one folder's blocks to any number of peers. `damaged(pack, place)` is told of blocks that fail their hash."""
+    """Serves one folder's blocks to any number of peers."""
 
     def __init__(self, env: Env, db: Database, store: Store, fid: int) -> None:
         self._env = env

@@ -17,6 +17,7 @@ from stnode.node.service import DeviceSettings, FolderChange, FolderSettings, Fo
 _TYPES = click.Choice(["sendreceive", "sendonly", "receiveonly"])
 _json = click.option("--json", "as_json", is_flag=True, help="Show JSON.")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
+_HISTORY_HELP = "How long replaced and deleted versions are kept. All are kept now; a later version acts on it."
 
 
 def _confirm(question: str, yes: bool) -> None:
@@ -82,7 +83,7 @@ def folder() -> None:
 @click.option("--device", "devices", multiple=True, help="Share it with this device (name or ID).")
 @click.option("--ignore", multiple=True, help="A line of ignore patterns, as in .stignore.")
 @click.option("--ignore-permissions", is_flag=True, help="Neither store nor send permissions.")
-@click.option("--history", default="30d", show_default=True, help="How long replaced and deleted versions are kept.")
+@click.option("--history", default="30d", show_default=True, help=_HISTORY_HELP)
 @pass_app
 def folder_add(
     app: App,
@@ -109,8 +110,12 @@ def folder_add(
 @_yes
 @pass_app
 def folder_remove(app: App, folder: str, yes: bool) -> None:
-    """Remove a folder and what the store holds of it. Other devices keep what they have."""
-    _confirm(f"Remove the folder {folder} with everything that the store holds of it?", yes)
+    """Remove a folder, for all nodes of the store. Other devices keep what they have.
+
+    Its files cannot be reached here any more, also when the folder is added again. What the bucket holds of them stays there, and takes
+    room: this version of stnode deletes nothing from it.
+    """
+    _confirm(f"Remove the folder {folder}? Its files cannot be reached in this store any more.", yes)
     app.run(lambda service, _: service.folder_remove(folder))
 
 
@@ -142,7 +147,7 @@ def folder_list(app: App, as_json: bool) -> None:
 @click.option("--ignore", multiple=True, help="A line of ignore patterns; those given replace all there are.")
 @click.option("--no-ignore", is_flag=True, help="Take all ignore patterns away.")
 @click.option("--ignore-permissions/--keep-permissions", default=None, help="Whether permissions are left alone.")
-@click.option("--history", help="How long replaced and deleted versions are kept.")
+@click.option("--history", help=_HISTORY_HELP)
 @pass_app
 def folder_set(
     app: App,
