@@ -1,7 +1,8 @@
 """Block lists: sizes, hashes of zeros, taking the list from a parsed FileInfo, and writing it back (bep-facts 8.1).
 
-A block list is one bytes object of equally long hashes. Offsets and sizes follow from file size and block size: all blocks are full
-but the last, an empty file has one block of size 0.
+A block list is one bytes object of SHA-256 hashes, 32 bytes each: the 48-byte tokens of encrypted folders are refused, as such folders
+are not served. Offsets and sizes follow from file size and block size: all blocks are full but the last, an empty file has one block
+of size 0.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ LARGEST_ON_WIRE: Final = LARGEST + 40
 """In encrypted folders a block has 40 bytes more (nonce and tag)."""
 
 _WANTED_BLOCKS = 2000
-_HASH_LENGTHS = (32, 48)
+_HASH_BYTES = 32
 _PREFIXES_KEPT = 4096
 
 
@@ -60,60 +61,58 @@ def zero_hash(size: int) -> bytes:
 
 def take(name: str, listed: Sequence[pb.BlockInfo], size: int, block_size: int) -> bytes:
     """The joined hashes of a received block list (not empty). ProtocolError unless it covers 0 .. `size` in `block_size` pieces with
-    hashes of one length."""
+    hashes of 32 bytes: everything above divides by that."""
     count = len(listed)
     if count == 1:
         block = listed[0]
         digest = block.hash
-        if block.offset == 0 and block.size == size <= block_size and len(digest) in _HASH_LENGTHS:
+        if block.offset == 0 and block.size == size <= block_size and len(digest) == _HASH_BYTES:
             return digest
     elif block_size and count == -(-size // block_size):
         digests = [block.hash for block in listed]
         lengths = [block.size for block in listed]
-        hash_length = len(digests[0])
         if (
-            hash_length in _HASH_LENGTHS
-            and lengths[-1] == size - (count - 1) * block_size
+            lengths[-1] == size - (count - 1) * block_size
             and lengths.count(block_size) >= count - 1
-            and len(joined := b"".join(digests)) == count * hash_length == count * max(map(len, digests))
+            and len(joined := b"".join(digests)) == count * _HASH_BYTES == count * max(map(len, digests))
             and [block.offset for block in listed] == list(range(0, size, block_size))
         ):
             return joined
-    raise ProtocolError(f"the blocks of {name!r} do not cover its {size} bytes in pieces of {block_size}")
+    raise ProtocolError(f"the blocks of {name!r} do not cover its {size} bytes in pieces of {block_size} with SHA-256 hashes")
 
 
-def encode(wire: bytes, sequence: int, size: int, block_size: int, block_hashes: bytes, hash_len: int = 32) -> bytes:
+def encode(wire: bytes, sequence: int, size: int, block_size: int, block_hashes: bytes) -> bytes:
     """A complete FileInfo for the wire: `wire` (kept fields), sequence, and the block list, written by hand because a million of
-    them are sent. `block_hashes` b"" means no blocks; `hash_len` is 48 in encrypted folders."""
+    them are sent. `block_hashes` b"" means no blocks."""
     if not block_hashes:
         return b"%b\x50%b" % (wire, varint(sequence))
-    if len(block_hashes) == hash_len:
-        body = (b"\x10%b" % varint(size) if size else b"") + b"\x1a%b%b" % (varint(hash_len), block_hashes)
+    if len(block_hashes) == _HASH_BYTES:
+        body = (b"\x10%b" % varint(size) if size else b"") + b"\x1a\x20%b" % block_hashes
         return b"%b\x50%b\x82\x01%b%b" % (wire, varint(sequence), varint(len(body)), body)
     pieces = [wire, b"\x50" + varint(sequence)]
-    last = len(block_hashes) // hash_len - 1
-    prefixes = _prefixes(block_size, hash_len, last)
+    last = len(block_hashes) // _HASH_BYTES - 1
+    prefixes = _prefixes(block_size, last)
     for place in range(last):
         pieces.append(prefixes[place])
-        pieces.append(block_hashes[place * hash_len : place * hash_len + hash_len])
-    pieces.append(_prefix(last * block_size, size - last * block_size, hash_len))
-    pieces.append(block_hashes[last * hash_len :])
+        pieces.append(block_hashes[place * _HASH_BYTES : place * _HASH_BYTES + _HASH_BYTES])
+    pieces.append(_prefix(last * block_size, size - last * block_size))
+    pieces.append(block_hashes[last * _HASH_BYTES :])
     return b"".join(pieces)
 
 
-def _prefix(offset: int, length: int, hash_len: int) -> bytes:
+def _prefix(offset: int, length: int) -> bytes:
     """What stands before the hash of a block in the list: tag and length of the BlockInfo, offset, size, tag and length of the hash."""
-    body = (b"\x08%b" % varint(offset) if offset else b"") + b"\x10%b\x1a%b" % (varint(length), varint(hash_len))
-    return b"\x82\x01%b%b" % (varint(len(body) + hash_len), body)
+    body = (b"\x08%b" % varint(offset) if offset else b"") + b"\x10%b\x1a\x20" % varint(length)
+    return b"\x82\x01%b%b" % (varint(len(body) + _HASH_BYTES), body)
 
 
-_kept: dict[tuple[int, int], list[bytes]] = {}
+_kept: dict[int, list[bytes]] = {}
 
 
-def _prefixes(block_size: int, hash_len: int, count: int) -> list[bytes]:
+def _prefixes(block_size: int, count: int) -> list[bytes]:
     """The prefixes of the first `count` full blocks. Lists for the regular block sizes are kept, up to a length."""
-    regular = block_size & (block_size - 1) == 0 and hash_len == 32
-    known = _kept.setdefault((block_size, hash_len), []) if regular and count <= _PREFIXES_KEPT else []
+    regular = block_size & (block_size - 1) == 0
+    known = _kept.setdefault(block_size, []) if regular and count <= _PREFIXES_KEPT else []
     for place in range(len(known), count):
-        known.append(_prefix(place * block_size, block_size, hash_len))
+        known.append(_prefix(place * block_size, block_size))
     return known

@@ -147,6 +147,9 @@ def _request(**fields: Any) -> bytes:
 _DELETED_WITH_BLOCKS = file_message("x", 10, deleted=True)
 _NO_BLOCKS = file_message("x", 10)
 del _NO_BLOCKS.blocks[:]
+_TOKENS = file_message("x", 300_000)
+for _block in _TOKENS.blocks:
+    _block.hash = bytes(48)
 _DIRECTORY_WITH_SIZE = pb.FileInfo(name="d", type=FileType.DIRECTORY, size=77, sequence=1)
 
 BROKEN = {
@@ -158,6 +161,7 @@ BROKEN = {
     "empty name": _index(file_message("")),
     "deleted with blocks": _index(_DELETED_WITH_BLOCKS),
     "without blocks": _index(_NO_BLOCKS),
+    "tokens of an encrypted folder": _index(_TOKENS),
     "directory with size": _index(_DIRECTORY_WITH_SIZE),
     "same number twice": _index(file_message("x", sequence=5), file_message("y", sequence=5)),
     "request of ../x": _request(name="../x"),

@@ -110,16 +110,6 @@ def test_invalid_items_may_have_blocks_or_not() -> None:
     assert received(file_message(invalid=True)).block_hashes
 
 
-def test_tokens_of_encrypted_folders_have_48_bytes() -> None:
-    message = pb.FileInfo(name="e", size=300120, block_size=131112, sequence=1)
-    for offset, size in ((0, 131112), (131112, 131112), (262224, 37896)):
-        message.blocks.add(offset=offset, size=size, hash=bytes([offset % 251]) * 48)
-    info = received(message)
-    assert len(info.block_hashes) == 3 * 48
-    again = fileinfo.encode(info.wire, info.sequence, info.size, info.block_size, info.block_hashes, hash_len=48)
-    assert pb.FileInfo.FromString(again) == message
-
-
 def blocks(*entries: tuple[int, int, bytes]) -> list[pb.BlockInfo]:
     return [pb.BlockInfo(offset=offset, size=size, hash=value) for offset, size, value in entries]
 
@@ -149,6 +139,8 @@ BAD: dict[str, dict[str, Any]] = {
     "symlink with size": {"type": 4, "size": 128},
     "symlink with blocks": {"type": 4, "size": 5, "blocks": blocks((0, 5, H))},
     "short hash": {"size": 11, "blocks": blocks((0, 11, b"h" * 31))},
+    "token of an encrypted folder": {"size": 11, "blocks": blocks((0, 11, b"h" * 48))},
+    "tokens of an encrypted folder": {"size": 131073, "blocks": blocks((0, 131072, b"h" * 48), (131072, 1, b"h" * 48))},
     "mixed hashes": {"size": 131073, "blocks": blocks((0, 131072, H), (131072, 1, b"h" * 48))},
     "swapped hash lengths": {"size": 262145, "blocks": blocks((0, 131072, H), (131072, 131072, b"h" * 31), (262144, 1, b"h" * 33))},
     "wrong offset": {"size": 11, "blocks": blocks((1, 11, H))},
