@@ -272,6 +272,10 @@ class World:
         for _ in range(count):
             await asyncio.sleep(0)
 
+    def soon(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """A call in the next turn."""
+        asyncio.get_running_loop().call_soon(functools.partial(call, *args, **kwargs))
+
     async def until(self, holds: Callable[[], object], seconds: float = 60.0) -> None:
         """Waits for a condition, with a deadline in virtual time."""
         loop = asyncio.get_running_loop()
