@@ -37,6 +37,10 @@ Answer = tuple[Context, memoryview | bytes, int]
 _MEMORY_WAIT_S = 0.2
 
 
+_REFILL = 4
+"""A window is filled again when one part in so many is free, or nothing is under way."""
+
+
 class Source(Protocol):
     """A connected device that can be asked for blocks. `device` is the small local number of the folder index."""
 
@@ -184,6 +188,9 @@ class Transfer:
             room = min(self._limits.window - source.bytes_in_flight, self._limits.memory - self._packer.bytes_held - self.bytes_in_flight)
             count = self._limits.window_requests - source.requests_in_flight
             if room <= 0 or count <= 0:
+                continue
+            # A request for each response would be a frame, a TLS record and a system call each: wait until a good part is free.
+            if source.requests_in_flight and (room < self._limits.window // _REFILL or count < self._limits.window_requests // _REFILL):
                 continue
             # Half of the window is kept for small files while there are any, so that one huge file does not stop them (R22).
             half = room // 2 if self._small and self._large else room
