@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, cast
 
 from stnode.errors import Conflict, Invalid, NotFound
-from stnode.folder import view
+from stnode.folder import ignore, view
 from stnode.folder.treewriter import Chunks
 from stnode.folder.view import FolderView
 from stnode.node.node import Node
@@ -39,6 +40,7 @@ from stnode.repo.check import check
 from stnode.repo.store import SettingsChange as Commit
 
 _TYPES: dict[FileType, EntryType] = {FileType.FILE: "file", FileType.DIRECTORY: "directory", FileType.SYMLINK: "symlink"}
+_INCLUDED_BYTES = 1 << 20
 _KINDS = ("packs", "journal", "bodies", "checkpoint", "runs", "nodes")
 
 
@@ -92,7 +94,8 @@ class NodeService:
         return (await self._settings()).devices()
 
     async def folder_add(self, folder: FolderSettings) -> FolderSettings:
-        await self._commit((await self._settings()).add_folder(folder, self._node.env.random))
+        [expanded] = await self._expanded([folder])
+        await self._commit((await self._settings()).add_folder(expanded, self._node.env.random))
         return await self._shown(folder.id)
 
     async def folder_remove(self, folder: str) -> None:
@@ -104,6 +107,8 @@ class NodeService:
     async def folder_set(self, folder: str, change: FolderChange) -> FolderSettings:
         settings = await self._settings()
         folder_id = settings.folder(folder).folder_id
+        if change.ignore is not None:
+            change = replace(change, ignore=await self._patterns(folder_id, change.ignore))
         await self._commit(settings.change_folder(folder, change))
         return await self._shown(folder_id)
 
@@ -113,15 +118,31 @@ class NodeService:
     async def settings_plan(
         self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
     ) -> tuple[SettingsChange, ...]:
-        return (await self._settings()).compare(devices, folders, self._node.env.random, prune=prune)[0]
+        expanded = await self._expanded(folders)
+        return (await self._settings()).compare(devices, expanded, self._node.env.random, prune=prune)[0]
 
     async def settings_apply(
         self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
     ) -> tuple[SettingsChange, ...]:
-        changes, commit = (await self._settings()).compare(devices, folders, self._node.env.random, prune=prune)
+        expanded = await self._expanded(folders)
+        changes, commit = (await self._settings()).compare(devices, expanded, self._node.env.random, prune=prune)
         if changes:
             await self._commit(commit)
         return changes
+
+    async def _expanded(self, folders: Sequence[FolderSettings]) -> list[FolderSettings]:
+        return [replace(folder, ignore=await self._patterns(folder.id, folder.ignore)) for folder in folders]
+
+    async def _patterns(self, folder: str, lines: Sequence[str]) -> tuple[str, ...]:
+        """Ignore patterns, those of the folder's files that they `#include` in their place, as these are now. Raises Invalid."""
+
+        async def load(path: str) -> bytes:
+            found = self._node.view(folder)
+            if (await found.stat(path)).size > _INCLUDED_BYTES:
+                raise Invalid(f"{path} is too large to be a file of ignore patterns", hint=f"it may have {_INCLUDED_BYTES:,} bytes")
+            return b"".join([bytes(piece) async for piece in found.read(path)])
+
+        return tuple(await ignore.expand(lines, load))
 
     async def folder_override(self, folder: str) -> int:
         return await self._node.view(folder).override()

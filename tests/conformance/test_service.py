@@ -65,6 +65,29 @@ async def service(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         yield made
 
 
+async def test_patterns_of_the_folders_own_files(tmp_path: Path) -> None:
+    """What `#include` names is read when the settings are made; all nodes then go by the same lines."""
+    async with of_a_node(tmp_path / "home") as service:
+        await service.write("docs/lists/ignored", pieces(b"*.tmp\n#include more\n"))
+        await service.write("docs/lists/more", pieces(b"/build\n"))
+        lines = ("keep", "#include lists/ignored")
+        assert (await service.folder_set("My docs", FolderChange(ignore=lines))).ignore == ("keep", "*.tmp", "/build")
+        wish = FolderSettings("docs", label="My docs", ignore=lines)
+        assert await service.settings_plan((), (wish,), False) == ()
+        await service.write("docs/lists/more", pieces(b"/dist\n"))
+        [change] = await service.settings_apply((), (wish,), False)
+        assert "/dist" in change.detail
+        assert (await service.folder_list())[0].ignore == ("keep", "*.tmp", "/dist")
+        for refused in ("#include nowhere", "#include lists", "#include ../out"):
+            with pytest.raises(Invalid):
+                await service.folder_set("docs", FolderChange(ignore=(refused,)))
+        await service.write("docs/large", pieces(bytes(2**20 + 1)))
+        with pytest.raises(Invalid, match="too large"):
+            await service.folder_set("docs", FolderChange(ignore=("#include large",)))
+        with pytest.raises(Invalid, match="not there"):
+            await service.folder_add(FolderSettings("new", ignore=("#include large",)))
+
+
 async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         yield part

@@ -81,7 +81,11 @@ def folder() -> None:
 @click.option("--label", default="", help="A name for people.")
 @click.option("--type", "kind", type=_TYPES, default="sendreceive", show_default=True)
 @click.option("--device", "devices", multiple=True, help="Share it with this device (name or ID).")
-@click.option("--ignore", multiple=True, help="A line of ignore patterns, as in .stignore.")
+@click.option(
+    "--ignore",
+    multiple=True,
+    help="A line of ignore patterns, as in .stignore; `#include FILE` takes those of a file in the folder, as it is now.",
+)
 @click.option("--ignore-permissions", is_flag=True, help="Neither store nor send permissions.")
 @click.option("--history", default="30d", show_default=True, help=_HISTORY_HELP)
 @pass_app
@@ -144,7 +148,11 @@ def folder_list(app: App, as_json: bool) -> None:
 @click.option("--type", "kind", type=_TYPES)
 @click.option("--add-device", "add_devices", multiple=True, help="Share it with this device too (name or ID).")
 @click.option("--remove-device", "remove_devices", multiple=True, help="Share it with this device no longer.")
-@click.option("--ignore", multiple=True, help="A line of ignore patterns; those given replace all there are.")
+@click.option(
+    "--ignore",
+    multiple=True,
+    help="A line of ignore patterns; those given replace all there are. `#include FILE` takes those of a file in the folder, as it is now.",
+)
 @click.option("--no-ignore", is_flag=True, help="Take all ignore patterns away.")
 @click.option("--ignore-permissions/--keep-permissions", default=None, help="Whether permissions are left alone.")
 @click.option("--history", help=_HISTORY_HELP)
