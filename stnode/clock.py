@@ -141,6 +141,7 @@ class Tasks:
         task = self._env.spawn(self._guarded(coro, name), name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: coro.close())  # of a task that was cancelled before its first step
 
     def cancel(self) -> None:
         """Asks all tasks to end, without waiting: for callers that cannot await."""

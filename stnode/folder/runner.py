@@ -59,9 +59,11 @@ class Peer(Source, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the database has of a window of needed names: global versions, devices that have them, extents of our record where only
-    metadata differs, runs of unfinished downloads of that very version, and which take the place of a directory that is not empty."""
+    """What the database has of a window of needed names: the last one ("": the window is empty), global versions of those to plan,
+    devices that have them, extents of our record where only metadata differs, runs of unfinished downloads of that very version, and
+    which take the place of a directory that is not empty."""
 
+    last: str
     infos: dict[str, FileInfo]
     sources: dict[str, list[int]]
     same: dict[str, Extents]
@@ -303,13 +305,12 @@ class FolderRunner:
         """Once over all content that is needed now; names that have to wait until a directory is empty come back."""
         after, crowded = "", list[str]()
         while True:
-            window = await self._db.run(partial(index.next_needed, fid=self.fid, after=after, limit=_WINDOW, deletes=False))
-            if not window:
+            known = await self._db.run(partial(self._read_window, after=after))
+            if not known.last:
                 return crowded
-            after = window[-1].name
-            crowded += await self._plan(
-                [needed for needed in window if needed.name not in self._active and not self._retries.holds(needed.name)]
-            )
+            after = known.last
+            crowded += known.crowded
+            await self._plan(known)
             await self._until(lambda: len(self.transfer.jobs) < _BACKLOG_JOBS and self.transfer.queued_blocks < _BACKLOG_BLOCKS)
 
     def _fail_crowded(self, names: Sequence[str]) -> None:
@@ -321,16 +322,17 @@ class FolderRunner:
             self._progress.clear()
             await self._progress.wait()
 
-    async def _plan(self, window: Sequence[Needed]) -> list[str]:
-        """Drafts for what the store can do alone, jobs for the rest; names that have to wait come back."""
-        if not window:
-            return []
-        known = await self._db.run(partial(self._read_window, window=window))
+    async def _plan(self, known: _Known) -> None:
+        """Drafts for what the store can do alone, jobs for the rest."""
         wanted = {name: info for name, info in known.infos.items() if name not in known.crowded}
+        self._active.update(wanted)  # from here on a change of what is wanted is noted
         drafts = [Draft(self.fid, info, known.same.get(name, ())) for name, info in wanted.items() if name in known.same or not info.size]
         files = [info for name, info in wanted.items() if name not in known.same and info.size]
         jobs: list[Job] = []
         for info, reuse in zip(files, await self._store.dedupe.find(self.fid, files), strict=True):
+            if info.name in self._outdated:
+                self._give_back(info.name)
+                continue
             self._job_ids += 1
             devices = [device for device in known.sources.get(info.name, ()) if device in self.peers]
             large = self._store.packer.options.target_bytes
@@ -340,14 +342,25 @@ class FolderRunner:
             elif devices:
                 jobs.append(job)
             else:
+                self._active.discard(info.name)
                 self._fail(info.name, "no connected device has the announced version")
-        self._active.update(draft.info.name for draft in drafts)
-        self._active.update(job.info.name for job in jobs)
         self.transfer.add(jobs)
         self._submit(drafts)
-        return sorted(known.crowded)
 
-    def _read_window(self, conn: Connection, window: Sequence[Needed]) -> _Known:
+    def _give_back(self, name: str) -> None:
+        """Another version is wanted meanwhile: plan anew."""
+        self._outdated.discard(name)
+        self._active.discard(name)
+        self._wake_up()
+
+    def _read_window(self, conn: Connection, after: str) -> _Known:
+        """Runs in the database's thread, all in one go: what is needed, how, and what it looks like must be of one moment, or a version
+        would get the extents of another. The sets of names that must wait are only looked into."""
+        window = index.next_needed(conn, self.fid, after, _WINDOW, deletes=False)
+        last = window[-1].name if window else ""
+        window = [needed for needed in window if needed.name not in self._active and not self._retries.holds(needed.name)]
+        if not window:
+            return _Known(last, {}, {}, {}, {}, set())
         infos = index.needed_info(conn, self.fid, [needed.name for needed in window])
         same = [needed.name for needed in window if needed.kind is NeedKind.METADATA and needed.size]
         files = [name for name, info in infos.items() if info.size]
@@ -355,6 +368,7 @@ class FolderRunner:
         if self._retries.rounds < _CROWDED_ROUNDS:
             crowded = state.live_children(conn, self.fid, index.replacing(conn, self.fid, window[0].name, window[-1].name))
         return _Known(
+            last,
             infos,
             index.sources(conn, self.fid, files),
             {name: record.extents for name, record in state.get_records(conn, self.fid, same).items()} if same else {},
@@ -381,7 +395,8 @@ class FolderRunner:
         for start in range(0, len(found), _WINDOW):
             names = [needed.name for needed in found[start : start + _WINDOW]]
             infos = await self._db.run(partial(index.needed_info, fid=self.fid, names=names))
-            drafts = [Draft(self.fid, infos[name], ()) for name in names if name in infos]
+            # Between the two reads a name can have become one that is wanted again.
+            drafts = [Draft(self.fid, infos[name], ()) for name in names if name in infos and infos[name].deleted]
             self._deleting.update(draft.info.name for draft in drafts)
             self._submit(drafts)
 

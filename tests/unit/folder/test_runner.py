@@ -731,3 +731,32 @@ async def test_two_versions_of_one_vector_are_not_mixed() -> None:
         assert record is not None
         assert hashlib.sha256(await world.content("x")).digest()
         assert vector.covers(record.info.version, ((1, 1),))
+
+
+@pytest.mark.parametrize("turns", range(0, 24, 2))
+def test_changes_in_quick_succession_are_not_mixed(turns: int) -> None:
+    """Metadata, then content, then deletion and new content, while the one before is being planned: no version gets another's blocks
+    (each record's extents are compared with the announced hashes at the end of the world)."""
+
+    @simulated
+    async def scenario() -> None:
+        async with World() as world:
+            a = await world.connected("a")
+            data = content("x", BLOCK)
+            a.write("x", data)
+            await world.until(lambda: world.record("x"))
+            await world.pause(3)
+            a.write("x", data, permissions=0o600)
+            await world.turns(turns)
+            a.write("x", data + b"more")
+            await world.turns(turns)
+            a.delete("x")
+            await world.turns(turns)
+            version = a.write("x", content("y", 2 * BLOCK)).info.version
+            await world.until(lambda: world.version("x") == version)
+            assert await world.content("x") == content("y", 2 * BLOCK)
+            heard = a.folder()
+            await world.until(lambda: heard.heard["x"].version == version)
+            assert a.losses == 0
+
+    scenario()
