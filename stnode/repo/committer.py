@@ -150,6 +150,7 @@ class Committer:
             if follower.silent():
                 await follower.check_head()
             await follower.catch_up()
+            self.trouble = ""
             if group.histories != follower.histories:
                 self._give_up(group)
                 return
@@ -381,7 +382,7 @@ class Committer:
     async def _look(self, attempt: _Attempt) -> tuple[_Result, str] | None:
         """What the slot in the store says of the attempt; None if there is none."""
         key, wait_s, damaged = layout.slot_key(attempt.commit.slot.number), FIRST_RETRY_S, 0
-        while damaged < READS_BEFORE_DAMAGE:
+        while damaged < READS_BEFORE_DAMAGE and not self.follower.silent():
             try:
                 blob = await self.objects.get(key)
             except NotFound:

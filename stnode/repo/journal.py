@@ -319,7 +319,10 @@ class Journal:
         if self._group is None and self._due() <= now:
             self._group = self._take()
         if self._group is not None:
-            await self._committer.commit(self._group)
+            try:
+                await self._committer.commit(self._group)
+            finally:
+                self._committer.trouble = ""  # from here on it is the journal's
             self._group = None
             if self._renewed:
                 self._renewed = False

@@ -9,9 +9,11 @@ from stnode.errors import Conflict, StnodeError
 from stnode.objectstore.faulty import FaultPlan
 from stnode.protocol.vector import Vector
 from stnode.repo.records import UNCONDITIONAL, Draft, DraftSet, SetKind
-from tests.sim.world import SimNode, World, directory, file_info, removed
+from tests.sim.world import SimNode, World, content_hash, directory, file_info, removed
 
 NAMES = ("a", "b", "d", "d/x", "d/y", "d/e/z", "n.txt")
+WRITTEN = ("w1", "w2")
+"""Names that only clients write, never delete: what they write must be there exactly once."""
 CALM = FaultPlan(latency_s=(0.01, 0.08))
 ROUGH = FaultPlan(
     latency_s=(0.01, 0.3),
@@ -46,6 +48,7 @@ async def live(world: World, *, nodes: int = 2, steps: int = 8, roll_back: bool 
     await world.settle()
     await asyncio.gather(*(life.close() for life in lives))
     await world.check()
+    assert not any(applied.void for node in world.nodes for applied in node.applied), "what the committer judges is never void"
 
 
 async def _put_back(world: World, random: Random) -> None:
@@ -141,9 +144,13 @@ class _Life:
         if roll < 0.25:
             condition = random.choice((UNCONDITIONAL, UNCONDITIONAL, base, None))
             return await node.local(name, f"local {node.number} {random.random()}", base, condition)
-        if roll < 0.33:
+        if roll < 0.31:
+            draft = await node.local(random.choice(WRITTEN), f"once {node.number} {random.random()}")
+            self._world.written_once.add(content_hash(draft.info))
+            return draft
+        if roll < 0.37:
             return Draft(1, removed(name, ()).info, (), local=True, base=base)
-        if roll < 0.45:
+        if roll < 0.47:
             return removed(name, version, mtime=1000 + version[0][1])
         if roll < 0.53:
             return directory("d", version, deleted=random.random() < 0.5)

@@ -26,6 +26,8 @@ def lived(seed: int) -> World:
     except BaseException:
         print(f"seed {seed}", *world.trace[-60:], sep="\n")
         raise
+    finally:
+        world.close()
     return world
 
 

@@ -22,6 +22,7 @@ from stnode.objectstore.wrappers import Wrapper
 from stnode.protocol import fileinfo
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileInfo, FileType
+from stnode.protocol.pb import bep_pb2
 from stnode.protocol.vector import Vector, covers
 from stnode.repo import checkpoint, layout, state
 from stnode.repo.codec import NO_PREDECESSOR, Slot, Stub, decode_slot, slot_sha
@@ -129,6 +130,7 @@ class SimNode:
         self.life = 0
         self.alive = False
         self.applied: list[Applied] = []
+        self.db = Database(None, inline=True)
 
     async def start(self, *, keep_cache: bool = False) -> None:
         """A new process: with an empty cache, or with the one that the last process left."""
@@ -139,10 +141,12 @@ class SimNode:
         self.faulty = Faulty(self.world.bucket, world_env, self.plan)
         self.gate = Gate(self.faulty, lambda line: self.world.note(f"n{self.number}.{self.life} {line}"))
         if not keep_cache:
+            self.close()
             self.db = Database(None, inline=True)
         self.store = await Store.open(self.gate, self.db, self.env, self.device, None, self.world.options)
         self.store.subscribe(self._on_applied)
         self.alive = True
+        await asyncio.sleep(0)  # its tasks have begun, whatever happens next
         await self._announce()
 
     def suspend(self) -> asyncio.Event:
@@ -162,6 +166,12 @@ class SimNode:
         for task in tuple(self.env.tasks):
             task.cancel()
         self.world.note(f"n{self.number}.{self.life} crashes")
+
+    def close(self) -> None:
+        """Throws the cache away."""
+        if self.db._conn is not None:
+            self.db._conn.close()
+            self.db._conn = None
 
     async def stop(self) -> None:
         await self.store.close()
@@ -233,6 +243,12 @@ def file_info(name: str, content: str, version: Vector, *, mtime: int = 1000, by
     )  # fmt: skip
 
 
+def content_hash(info: FileInfo) -> bytes:
+    """The item's blocks_hash."""
+    found: bytes = bep_pb2.FileInfo.FromString(info.wire).blocks_hash
+    return found
+
+
 def directory(name: str, version: Vector, *, deleted: bool = False) -> Draft:
     return Draft(1, fileinfo.new(name=name, type=FileType.DIRECTORY, version=version, modified_by=1, deleted=deleted), ())
 
@@ -242,7 +258,8 @@ def removed(name: str, version: Vector, *, mtime: int = 2000) -> Draft:
 
 
 class World:
-    """`seed` decides everything. `kept`: acknowledged versions, which no run may lose unless `forget` says that the bucket was put back."""
+    """`seed` decides everything. `kept`: acknowledged versions, which no run may lose unless `forget` says that the bucket was put back.
+    `written_once`: hashes of contents that were submitted once, so that no name may have two versions of them."""
 
     def __init__(self, seed: int, options: JournalOptions | None = None) -> None:
         self.seed = seed
@@ -253,6 +270,7 @@ class World:
         self.nodes: list[SimNode] = []
         self.trace: list[str] = []
         self.kept: dict[tuple[str, str], list[Vector]] = {}
+        self.written_once: set[bytes] = set()
         self._numbers: dict[tuple[int, int], tuple[str, Vector]] = {}
 
     async def checkpoint(self, node: SimNode) -> None:
@@ -262,6 +280,11 @@ class World:
     async def truncate(self, node: SimNode) -> int:
         """The node truncates as if two days had passed."""
         return await checkpoint.truncate(self.bucket, node.db, node.env, node.store.store_time_us() + 2 * 86_400_000_000)
+
+    def close(self) -> None:
+        """Throws all caches away."""
+        for node in self.nodes:
+            node.close()
 
     def note(self, line: str) -> None:
         self.trace.append(f"{asyncio.get_running_loop().time():.6f} {line}")
@@ -369,6 +392,7 @@ class World:
                         assert parent is None or (not parent.info.deleted and parent.info.type is FileType.DIRECTORY), (
                             f"{record.name} lives below {above}, which does not"
                         )
+            self._check_once(conn, folder.fid, records)
             for (folder_id, name), versions in self.kept.items():
                 if folder_id == folder.settings.folder_id:
                     current = records.get(name)
@@ -376,6 +400,13 @@ class World:
                     old = [entry.record.info.version for entry in state.old_versions(conn, folder.fid, name)]
                     for version in versions:
                         assert covers(current.info.version, version) or version in old, f"{name} {version} was acknowledged and is lost"
+
+    def _check_once(self, conn: Any, fid: int, records: dict[str, Record]) -> None:
+        """A change whose outcome was not known for a while was not written a second time."""
+        for name, record in records.items():
+            infos = [record.info, *(entry.record.info for entry in state.old_versions(conn, fid, name))]
+            found = [blocks for info in infos if (blocks := content_hash(info)) in self.written_once]
+            assert len(found) == len(set(found)), f"{name} was written twice"
 
     def _check_blocks(self, conn: Any, content: dict[str, StoredObject], name: str, extents: Extents) -> None:
         for pack, place, count in extents:
