@@ -84,7 +84,7 @@ async def _serve_locked(home: Home, settings: config.Config, env: Env, lock: Hom
     from stnode.node.node import Node
     from stnode.node.operations import NodeService
 
-    node = await _unless(stop, env, Node.open(home.path, settings, identity.load(home.path), env))
+    node = await _unless(stop, env, Node.open(home.path, settings, identity.load(home.path), env, try_out=True))
     if node is None:
         return
     service = NodeService(node, home.state, stop.set)

@@ -86,15 +86,17 @@ class Node:
     # --- life
 
     @classmethod
-    async def open(cls, home: Path, config: Config, identity: Identity, env: Env) -> Node:
-        """Opens store and caches and follows the journal to its head. Raises what the store or the configuration gets wrong. Until
-        `start` the node is off line: no folder is pulled, nobody connects, but commands work."""
+    async def open(cls, home: Path, config: Config, identity: Identity, env: Env, *, try_out: bool = False) -> Node:
+        """Opens store and caches and follows the journal to its head; `try_out`: not without trying out what the object store does, for
+        a node that stays. Raises what the store or the configuration gets wrong. Until `start` the node is off line: no folder is
+        pulled, nobody connects, but commands work."""
         objects = open_objects(home, config, env)
         async with AsyncExitStack() as opened:
             opened.push_async_callback(objects.close)
             db = Database(await env.threads.run(_state_file, home))
             opened.push_async_callback(db.close)
-            store = await Store.open(objects, db, env, identity.device_id, reader_options=_reader_options(home, config, objects.url))
+            options = _reader_options(home, config, objects.url)
+            store = await Store.open(objects, db, env, identity.device_id, reader_options=options, try_out=try_out)
             opened.push_async_callback(store.close)
             await index.migrate(db)
             store.announced = _announced_by_a_device

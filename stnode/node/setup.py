@@ -69,7 +69,8 @@ async def _make_store(home: Home, settings: config.Config, env: Env) -> tuple[bo
     """Tries the store out and makes it unless it is there; (whether it is new, what to warn about)."""
     objects = open_objects(home.path, settings, env)
     try:
-        return await Store.init(objects, env), (await objects.capabilities()).warnings
+        capabilities = await Store.try_out(objects, env)
+        return await Store.init(objects, env, capabilities), capabilities.warnings
     finally:
         await objects.close()
 

@@ -16,6 +16,7 @@ Contract (every backend passes `tests/conformance/test_objectstore.py`):
 - `Unavailable` from a write says that it did not happen; `UnknownOutcome` says that nobody knows.
 - Errors are those of `stnode.errors` only: `NotFound`, `Exists`, `Unavailable` (retry), `UnknownOutcome` (look first), `Refused`
   (rights, bucket), `Archived`, `Full`, `Corrupt`, `Invalid`.
+- `capabilities` answers without asking the store: None where only trying tells what it can do (`probe.py`).
 - A backend makes exactly one attempt per call; retrying is a wrapper's work (`wrappers.py`).
 """
 
@@ -87,7 +88,7 @@ class PutResult:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the backend can do, found by probing, never by a vendor's name."""
+    """What the backend can do, by its construction or found by probing, never by a vendor's name."""
 
     create_if_absent: bool
     if_match: bool
@@ -103,7 +104,7 @@ class ObjectStore(Protocol):
     async def head(self, key: Key) -> Meta: ...
     def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Meta]: ...
     async def delete(self, key: Key) -> None: ...
-    async def capabilities(self) -> Capabilities: ...
+    async def capabilities(self) -> Capabilities | None: ...
     async def close(self) -> None: ...
 
 

@@ -31,7 +31,6 @@ from stnode.errors import ConfigError, Invalid, Refused, StnodeError, Unavailabl
 from stnode.objectstore.base import (
     Blob,
     Buffer,
-    Capabilities,
     Exists,
     IfMatch,
     Key,
@@ -44,7 +43,6 @@ from stnode.objectstore.base import (
     size_of,
 )
 from stnode.objectstore.options import StoreOptions
-from stnode.objectstore.probe import probe
 from stnode.objectstore.s3errors import Answer, Purpose, broken, error_of, not_reached
 
 T = TypeVar("T")
@@ -69,7 +67,6 @@ class S3Store:
         self._connecting = asyncio.Lock()
         self._closing = AsyncExitStack()
         self._connected: Any = None
-        self._capabilities: Capabilities | None = None
         self._bare_etags = False
 
     async def get(self, key: Key, start: int = 0, length: int | None = None) -> Blob:
@@ -118,11 +115,8 @@ class S3Store:
         arguments = self._named(key)
         await self._ask(lambda client: client.delete_object(**arguments), "write", key)
 
-    async def capabilities(self) -> Capabilities:
-        """Found by the probe at the first call."""
-        if self._capabilities is None:
-            self._capabilities = await probe(self, self._env, single_node=True)
-        return self._capabilities
+    async def capabilities(self) -> None:
+        """Not known: servers differ, whatever they call themselves."""
 
     async def close(self) -> None:
         self._connected = None

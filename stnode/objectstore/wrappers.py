@@ -47,7 +47,7 @@ class Wrapper:
     async def delete(self, key: Key) -> None:
         await self.inner.delete(key)
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self) -> Capabilities | None:
         return await self.inner.capabilities()
 
     async def close(self) -> None:

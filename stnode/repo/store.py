@@ -16,7 +16,8 @@ from typing import Any, Final
 from stnode.clock import Env, Randomness
 from stnode.db import Database
 from stnode.errors import Conflict, Corrupt, NotFound, Refused, UnknownOutcome
-from stnode.objectstore.base import Blob, Exists, Mode, ObjectStore
+from stnode.objectstore.base import Blob, Capabilities, Exists, Mode, ObjectStore
+from stnode.objectstore.probe import probe
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileInfo, blocks_hash
 from stnode.protocol.vector import to_wire
@@ -111,12 +112,18 @@ class Store:
     # ---- life ---------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    async def init(objects: ObjectStore, env: Env) -> bool:
-        """Makes a store in an empty bucket; False when there is one already. Raises Refused where the object store cannot create
-        if absent, and what it gets wrong."""
-        capabilities = await objects.capabilities()
-        if not capabilities.create_if_absent:
-            raise _no_conditional_writes(capabilities.name)
+    async def try_out(objects: ObjectStore, env: Env) -> Capabilities:
+        """What the object store can do; on S3 found by some 25 requests. Raises Refused where it cannot create if absent, and what it
+        gets wrong."""
+        found = await objects.capabilities() or await probe(objects, env, single_node=True)
+        if not found.create_if_absent:
+            raise _no_conditional_writes(found.name)
+        return found
+
+    @staticmethod
+    async def init(objects: ObjectStore, env: Env, capabilities: Capabilities | None = None) -> bool:
+        """Makes a store in an empty bucket; False when there is one already. Raises what `try_out` raises, unless its answer is given."""
+        capabilities = capabilities or await Store.try_out(objects, env)
         document = {
             "format": FORMAT_VERSION,
             "store": env.random.bytes(_STORE_ID_BYTES).hex(),
@@ -144,17 +151,21 @@ class Store:
         packer_options: PackerOptions | None = None,
         journal_options: JournalOptions | None = None,
         reader_options: ReaderOptions | None = None,
+        *,
+        try_out: bool = False,
     ) -> Store:
-        """Opens the store and follows it to the head. Raises NotFound when there is none, Refused for a newer format or an object
-        store that cannot create if absent, and what following finds wrong."""
-        capabilities = await objects.capabilities()
-        if not capabilities.create_if_absent:
-            raise _no_conditional_writes(capabilities.name)
+        """Opens the store and follows it to the head. With `try_out` the object store is tried out before anything is written, else what
+        stnode.json says of it is trusted. Raises NotFound when there is none, Refused for a newer format or an object store that cannot
+        create if absent, and what following finds wrong."""
         document = _parse(await _read_store(objects))
         if document["format"] != FORMAT_VERSION:
             raise Refused(
                 f"the store has format {document['format']}, this stnode knows {FORMAT_VERSION}", hint="update stnode on this node"
             )
+        if try_out:
+            await Store.try_out(objects, env)
+        elif not _recorded(document):
+            raise _no_conditional_writes("")
         store = cls(objects, db, env, node, document["store"], packer_options, journal_options, reader_options)
         await store.packlists.open()
         await store.reader.open()
@@ -272,6 +283,12 @@ def _parse(blob: Blob) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as exc:
         raise Corrupt("stnode.json cannot be read", hint="put it back from a backup of the bucket") from exc
     return document
+
+
+def _recorded(document: dict[str, Any]) -> bool:
+    """Whether the store was found to create if absent when it was made."""
+    capabilities = document.get("capabilities")
+    return isinstance(capabilities, dict) and capabilities.get("create_if_absent") is True
 
 
 def _fkey(conn: Connection, fid: int) -> str:

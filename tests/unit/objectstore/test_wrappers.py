@@ -267,7 +267,9 @@ async def test_urls_that_open_something(env: Env, tmp_path: Path) -> None:
         await store.put(KEY, [b"x"])
         assert store.metrics.snapshot().bytes_out == 1
         assert store.url == url
-        assert (await store.capabilities()).create_if_absent
+        found = await store.capabilities()
+        assert found is not None
+        assert found.create_if_absent
         await store.close()
     assert (tmp_path / "a b" / KEY).read_bytes() == b"x"
     with pytest.raises(ConfigError, match="concurrency"):
