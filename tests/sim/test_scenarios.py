@@ -19,13 +19,15 @@ from stnode.protocol.vector import covers
 from stnode.repo import layout, state
 from stnode.repo.codec import Body, Relocation, Slot, decode_slot, encode_slot
 from stnode.repo.proposal import PackTable
-from stnode.repo.records import Draft, DraftSet, HistoryRule, SetKind, Status
+from stnode.repo.records import UNCONDITIONAL, Draft, DraftSet, HistoryRule, SetKind, Status
 from stnode.repo.store import SettingsChange, Store, new_folder
 from tests.sim.loop import run
 from tests.sim.world import SimNode, World, directory, file_info, removed
 
 Scenario = Callable[[World], Coroutine[Any, Any, None]]
-pytestmark = pytest.mark.expects_log(r"the state is restored|the journal cannot go on|own commit is void|not whole|deletions wait")
+pytestmark = pytest.mark.expects_log(
+    r"the state is restored|the journal cannot go on|own commit is void|not whole|deletions wait|upload is gone"
+)
 QUIET = FaultPlan(latency_s=(0.02, 0.12))
 
 
@@ -34,7 +36,11 @@ def simulated(scenario: Scenario, *, seeds: int = 4) -> Callable[[], None]:
 
     def test() -> None:
         for seed in range(seeds):
-            run(scenario(World(seed)))
+            world = World(seed)
+            try:
+                run(scenario(world))
+            finally:
+                world.close()
 
     test.__doc__ = scenario.__doc__
     return test
@@ -268,6 +274,41 @@ async def r4_idle(world: World) -> None:
         assert "lost0" not in node.names()
         [folder] = state.folders(node.db._connect())
         assert folder.settings.index_id != index_id
+    await world.check()
+
+
+async def r4_foreign(world: World) -> None:
+    """A follower that slept while the bucket was put back and went on past its head meets a foreign predecessor: it restores."""
+    a, b = await world.two()
+    index_id, _ = await put_back(world, a, 1)
+    wake = b.suspend()
+    await a.store.follow_to_head()
+    await asyncio.sleep(90)
+    await a.store.follow_to_head()
+    await fill(a, 3, "again")
+    seen = len(b.applied)
+    wake.set()
+    await until(lambda: any(applied.restored for applied in b.applied[seen:]), 60)
+    await until(lambda: not b.store.status().journal.index_ids_due)
+    assert "lost0" not in b.names()
+    [folder] = state.folders(b.db._connect())
+    assert folder.settings.index_id != index_id
+    await world.check()
+
+
+async def r4_upload(world: World) -> None:
+    """The bucket is put back to before a pack was uploaded, and no commit is lost with it: nothing in the journal shows it, the pack is
+    looked at."""
+    a, b = await world.two()
+    await fill(a, 1)
+    backup = world.bucket.snapshot()
+    wanted = await a.file("f", "f", ((1, 1),))
+    world.bucket.restore(backup)
+    await asyncio.sleep(100)
+    [outcome] = await a.submit(wanted)
+    assert outcome.status is Status.RETRY_UPLOAD
+    await a.put(await a.file("f", "f", ((1, 1),)))
+    await b.store.follow_to_head()
     await world.check()
 
 
@@ -517,7 +558,7 @@ async def r8_no_conditional_writes(world: World) -> None:
     with pytest.raises(Refused, match="conditional"):
         await Store.init(world.bucket, world.bucket._env)
     with pytest.raises(Refused, match="conditional"):
-        await world.node()
+        await Store.try_out(world.bucket, world.bucket._env)
 
 
 async def r9_partial(world: World) -> None:
@@ -610,6 +651,35 @@ async def lost_answer(world: World) -> None:
     a.faulty.plan = QUIET
     assert len(state.old_versions(a.db._connect(), 1, "f")) == 0, "written once"
     assert outcome.sequences[0] == a.names()["f"].sequence
+    await world.check()
+
+
+async def lost_answer_in_an_outage(world: World) -> None:
+    """The create happened, its answer was lost, and the store fell silent for longer than a minute: the group is recognised in the state,
+    not written again, and its pack is known to be registered."""
+    a, b = await world.two()
+    wanted = await a.local("f", "f")
+    await fill(b, 1, "before")
+    await a.store.follow_to_head()
+
+    async def lose(operation: str, key: str) -> None:
+        if operation == "put" and key.startswith("journal/"):
+            a.faulty.plan = replace(QUIET, lost_response=1.0)
+        elif operation == "get" and a.faulty.plan.lost_response:
+            a.faulty.plan = FaultPlan(unreachable=1.0)
+
+    a.gate.before = lose
+    task = asyncio.ensure_future(a.submit(wanted))
+    await until(lambda: bool(a.faulty.plan.unreachable))
+    await asyncio.sleep(100)
+    await b.put(await b.local("f", "over it", condition=UNCONDITIONAL))
+    a.gate.before, a.faulty.plan = None, QUIET
+    [outcome] = await task
+    assert outcome.status is Status.COMMITTED
+    await a.store.follow_to_head()
+    assert len(state.old_versions(a.db._connect(), 1, "f")) == 1, "written once, and not over what came after it"
+    await a.put(Draft(1, file_info("again", "f", ((1, 1),)), wanted.extents))
+    assert not any(applied.void for applied in a.applied)
     await world.check()
 
 
@@ -759,6 +829,8 @@ test_r2_a_wrong_condemnation_is_void = simulated(r2_void)
 test_r3_an_orphan_below_the_horizon = simulated(r3_orphan, seeds=2)
 test_r4_a_committer_on_a_bucket_put_back = simulated(r4_committer)
 test_r4_an_idle_follower_on_a_bucket_put_back = simulated(r4_idle)
+test_r4_a_foreign_predecessor = simulated(r4_foreign)
+test_r4_an_upload_lost_without_a_commit = simulated(r4_upload)
 test_r4_a_crash_before_the_new_index_id = simulated(r4_crash)
 test_r4_a_fresh_container_on_a_bucket_put_back = simulated(r4_fresh)
 test_r4_a_gap = simulated(r4_gap)
@@ -779,6 +851,7 @@ test_r14_a_damaged_slot = simulated(r14_stepped_over)
 test_r14_a_newer_format = simulated(r14_newer_format)
 test_r15_a_lagging_sibling = simulated(r15_lagging)
 test_a_lost_answer = simulated(lost_answer)
+test_a_lost_answer_in_an_outage = simulated(lost_answer_in_an_outage)
 test_a_late_create = simulated(late_create)
 test_a_dead_mans_create = simulated(dead_mans_create)
 test_an_outage = simulated(outage)
