@@ -23,7 +23,7 @@ from stnode.clock import Env, Tasks
 from stnode.db import Database
 from stnode.errors import StnodeError
 from stnode.folder import index
-from stnode.folder.index import Needed, NeedKind
+from stnode.folder.index import IndexEffect, Needed, NeedKind
 from stnode.folder.planner import Job, Reuse, plan_file
 from stnode.folder.retries import Retries
 from stnode.folder.server import BlockServer
@@ -45,6 +45,11 @@ _BACKLOG_JOBS = 4000
 _BACKLOG_BLOCKS = 500_000
 _CROWDED_ROUNDS = 2
 _PARTIAL_EVERY_S = 5.0
+_RECHECK_AGAIN_S = 5.0
+_LONG_MESSAGE = 500
+"""An index message of so many files is likely followed by the next."""
+_INTAKE_PAUSE_S = 0.25
+_INTAKE_LONGEST_S = 30.0
 
 
 class Peer(Source, Protocol):
@@ -99,6 +104,7 @@ class FolderRunner:
         self._progress = asyncio.Event()
         self._saved_at: dict[int, float] = {}
         self._planning = False
+        self._intake_until = 0.0
         self._tasks = Tasks(env, self._crashed)
 
     # --- life
@@ -154,6 +160,8 @@ class FolderRunner:
         effect = await self._db.write(
             lambda conn: index.apply_index(conn, self.fid, device, message.files, full=not message.update, settings=self.settings)
         )
+        if len(message.files) >= _LONG_MESSAGE:
+            self._intake_until = self._env.clock.monotonic() + _INTAKE_PAUSE_S
         announced = {info.name: info for info in message.files if not info.deleted and not info.invalid}
         for name in {*effect.needed, *effect.satisfied}:
             given = announced.get(name)
@@ -227,11 +235,23 @@ class FolderRunner:
             names, self._stale = sorted(self._stale), set()
             settled, self._settled = self._settled, set()
             every, self._recheck_all = self._recheck_all, False
-            if every:
-                await self._evaluate_all()
+            effect = IndexEffect()
+            try:
+                if every:
+                    await self._evaluate_all()
+                if names:
+                    effect = await self._db.write(partial(index.recheck, fid=self.fid, names=names, settings=self.settings))
+            except StnodeError as exc:  # a full disk, most likely: all of it again, when there may be room
+                _log.warning("need not evaluated", folder=self.settings.folder_id, error=exc.message)
+                self._stale.update(names)
+                self._settled |= settled
+                self._recheck_all |= every
+                self._fail("", exc.message)
+                await self._env.clock.sleep(_RECHECK_AGAIN_S)
+                self._recheck_wake.set()
+                continue
             changed = False
             if names:
-                effect = await self._db.write(partial(index.recheck, fid=self.fid, names=names, settings=self.settings))
                 for name in effect.satisfied:
                     self._change_wanted(name, None)
                 self._retries.solved(effect.satisfied)
@@ -305,6 +325,7 @@ class FolderRunner:
         """Once over all content that is needed now; names that have to wait until a directory is empty come back."""
         after, crowded = "", list[str]()
         while True:
+            await self._intake_over()
             known = await self._db.run(partial(self._read_window, after=after))
             if not known.last:
                 return crowded
@@ -312,6 +333,13 @@ class FolderRunner:
             crowded += known.crowded
             await self._plan(known)
             await self._until(lambda: len(self.transfer.jobs) < _BACKLOG_JOBS and self.transfer.queued_blocks < _BACKLOG_BLOCKS)
+
+    async def _intake_over(self) -> None:
+        """While a long index streams in, the database works for it alone, but for a window of names each half minute: planning and
+        committing beside it make both slow, and much of what comes later (renames, deletions) belongs to what came first."""
+        give_up = self._env.clock.monotonic() + _INTAKE_LONGEST_S
+        while self._env.clock.monotonic() < min(self._intake_until, give_up):
+            await self._env.clock.sleep(_INTAKE_PAUSE_S / 2)
 
     def _fail_crowded(self, names: Sequence[str]) -> None:
         for name in names:
