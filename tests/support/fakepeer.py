@@ -376,6 +376,8 @@ class FakePeer:
             folder.unsent = []
             if infos:
                 self.send_index(infos, folder.id, update=delta)
+            if self.follows:  # what the last connection's end interrupted
+                handler.tasks.spawn(self._follow(folder, list(folder.heard.values())), f"{self.name} follows")
 
     def _heard(self, handler: _Handler, message: Index) -> None:
         folder = self.folders[message.folder]
