@@ -88,7 +88,7 @@ async def _serve_locked(home: Home, settings: config.Config, env: Env, lock: Hom
     if node is None:
         return
     service = NodeService(node, home.state, stop.set)
-    api = ApiServer(service, settings.api, node.metrics)
+    api = ApiServer(service, settings.api, service.metrics)
     try:
         url = await api.start()
         if apply:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TextIO
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 Logger = structlog.stdlib.BoundLogger
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -62,32 +66,55 @@ def _configure_structlog(last: list[structlog.typing.Processor]) -> None:
 _configure_structlog([structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer(key_order=["event"])])
 
 
-class Metrics:
-    """The node's counters and gauges. One object per node, handed to those who count; cheap enough per batch, not per block.
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric whose values are read when they are asked for: `samples` has a value for the values of `labels`. A counter's name is
+    shown with `_total` behind it."""
 
-    Use `metrics.store_requests.labels("get", "ok").inc()` and the like; label values are few and fixed.
-    """
+    name: str
+    help: str
+    kind: Literal["counter", "gauge"]
+    labels: tuple[str, ...]
+    samples: Mapping[tuple[str, ...], float]
+
+
+class Metrics:
+    """What is counted as it happens, and the rendering of all there is. One object per node, handed to those who count; cheap enough per
+    request, not per block. Label values are few and fixed."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        r = self.registry
-        self.store_requests = Counter("stnode_store_requests", "Object store requests.", ["kind", "outcome"], registry=r)
-        self.store_bytes = Counter("stnode_store_bytes", "Bytes of object bodies moved.", ["direction"], registry=r)
-        self.store_seconds = Histogram(
+        self._registry = r = CollectorRegistry()
+        self.dials = Counter("stnode_dials", "Attempts to connect to devices.", ["outcome"], registry=r)
+        self._store_requests = Counter("stnode_store_requests", "Object store requests.", ["kind", "outcome"], registry=r)
+        self._store_bytes = Counter("stnode_store_bytes", "Bytes of object bodies moved.", ["direction"], registry=r)
+        self._store_seconds = Histogram(
             "stnode_store_seconds", "Time of object store requests.", ["kind"], registry=r, buckets=(0.005, 0.02, 0.1, 0.5, 2, 10, 60)
         )
-        self.net_bytes = Counter("stnode_net_bytes", "Bytes moved to and from devices, after TLS.", ["direction"], registry=r)
-        self.connections = Gauge("stnode_connections", "Devices connected now.", registry=r)
-        self.connection_attempts = Counter("stnode_connection_attempts", "Dials and accepted links.", ["way", "outcome"], registry=r)
-        self.folder_files = Gauge("stnode_folder_files", "Live files of a folder.", ["folder"], registry=r)
-        self.folder_bytes = Gauge("stnode_folder_bytes", "Live bytes of a folder.", ["folder"], registry=r)
-        self.folder_need_files = Gauge("stnode_folder_need_files", "Files a folder still needs.", ["folder"], registry=r)
-        self.folder_need_bytes = Gauge("stnode_folder_need_bytes", "Bytes a folder still needs.", ["folder"], registry=r)
-        self.pulled_bytes = Counter("stnode_pulled_bytes", "Verified bytes received from devices.", ["folder"], registry=r)
-        self.served_bytes = Counter("stnode_served_bytes", "Bytes served to devices.", ["folder"], registry=r)
-        self.commits = Counter("stnode_commits", "Commit attempts of this node.", ["outcome"], registry=r)
-        self.head = Gauge("stnode_journal_head", "Number of the newest commit applied here.", registry=r)
 
-    def render(self) -> bytes:
+    def store_request(self, kind: str, outcome: str, seconds: float, bytes_in: int, bytes_out: int) -> None:
+        """Counts one request to the object store."""
+        self._store_requests.labels(kind, outcome).inc()
+        self._store_seconds.labels(kind).observe(seconds)
+        self._store_bytes.labels("in").inc(bytes_in)
+        self._store_bytes.labels("out").inc(bytes_out)
+
+    def render(self, families: Sequence[Family] = ()) -> bytes:
         """All of it in the Prometheus text format (`CONTENT_TYPE`)."""
-        return generate_latest(self.registry)
+        read = CollectorRegistry()
+        read.register(_Read(families))
+        return generate_latest(self._registry) + generate_latest(read)
+
+
+class _Read(Collector):
+    """Values that were read, as the library wants them."""
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families:
+            make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+            metric = make(family.name, family.help, labels=family.labels)
+            for labels, value in family.samples.items():
+                metric.add_metric(labels, value)
+            yield metric

@@ -51,7 +51,7 @@ class _Served:
 
 
 class BlockServer:
-    """Serves one folder's blocks to any number of peers."""
+    """Serves one folder's blocks to any number of peers. `served_bytes` counts them."""
 
     def __init__(self, env: Env, db: Database, store: Store, fid: int) -> None:
         self._env = env
@@ -59,6 +59,7 @@ class BlockServer:
         self._store = store
         self._fid = fid
         self._records: OrderedDict[str, _Served | None] = OrderedDict()
+        self.served_bytes = 0
 
     def forget(self, names: Iterable[str]) -> None:
         """These records changed: read them again."""
@@ -71,6 +72,14 @@ class BlockServer:
 
     async def answer(self, requests: Sequence[Request], reply: Reply) -> None:
         """Replies to all of `requests`, in any order. Never raises for what a peer or the store does."""
+
+        def counted(request_id: int, data: memoryview | bytes, code: ErrorCode) -> None:
+            self.served_bytes += len(data)
+            reply(request_id, data, code)
+
+        await self._answer(requests, counted)
+
+    async def _answer(self, requests: Sequence[Request], reply: Reply) -> None:
         unknown = {request.name for request in requests if request.name not in self._records}
         if unknown:
             await self._load(sorted(unknown))

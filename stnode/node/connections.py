@@ -8,7 +8,7 @@ device never gets a byte of BEP).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from sqlite3 import Connection
@@ -81,6 +81,8 @@ class Connections:
         self._listeners: list[net.Listener] = []
         self._tasks = Tasks(env, self._crashed)
         self._stopping = False
+        self._live: set[Session] = set()
+        self._moved = (0, 0)
         self.states: dict[DeviceID, DeviceState] = {}
         self.pending_devices: dict[DeviceID, str] = {}
         self.pending_folders: dict[tuple[DeviceID, str], str] = {}
@@ -131,6 +133,11 @@ class Connections:
 
     def _crashed(self, name: str, exc: Exception) -> None:
         _log.error("connection task ended by a bug", task=name, exc_info=exc)
+
+    def bytes_moved(self) -> tuple[int, int]:
+        """Bytes from and to devices since the start."""
+        came, went = _bytes_of(self._live)
+        return self._moved[0] + came, self._moved[1] + went
 
     # --- who connects
 
@@ -192,9 +199,9 @@ class Connections:
         except StnodeError as exc:
             known.last_error = f"{address}: {exc.message}"
         else:
-            self._metrics.connection_attempts.labels("out", "ok").inc()
+            self._metrics.dials.labels("ok").inc()
             return True
-        self._metrics.connection_attempts.labels("out", "failed").inc()
+        self._metrics.dials.labels("failed").inc()
         return False
 
     # --- session.SessionHost
@@ -216,13 +223,15 @@ class Connections:
             client=f"{hello.client_name} {hello.client_version}" if hello else "",
             address=session.link.remote_address if session.link else "",
         )
-        self._metrics.connections.inc()
+        self._live.add(session)
 
     def ended(self, session: Session, reason: str) -> None:
         """The link is gone."""
         known = self.states.get(session.device_id)
         if session.hello is not None:
-            self._metrics.connections.dec()
+            self._live.discard(session)
+            came, went = _bytes_of([session])
+            self._moved = (self._moved[0] + came, self._moved[1] + went)
             _log.info("device disconnected", device=deviceid.format(session.device_id), reason=reason)
         if known is not None and known.session is session:
             known.session = None
@@ -294,6 +303,11 @@ class Connections:
                 start = announce.decide(runner.settings.index_id, last, intervals, ours.index_id, ours.max_sequence)
                 shared[folder.id] = (runner, theirs.index_id, start)
         return shared
+
+
+def _bytes_of(sessions: Iterable[Session]) -> tuple[int, int]:
+    links = [session.link for session in sessions if session.link is not None]
+    return sum(link.bytes_in for link in links), sum(link.bytes_out for link in links)
 
 
 def _numbers_of(conn: Connection, fid: int) -> tuple[int, list[tuple[int, int]]]:

@@ -60,14 +60,16 @@ class Folder:
 class Node:
     """Made by `Node.open`; `start` brings it on line, `stop` ends it in order. A kill -9 at any moment loses nothing committed."""
 
-    def __init__(self, config: Config, identity: Identity, env: Env, objects: OpenedStore, db: Database, store: Store) -> None:
+    def __init__(
+        self, config: Config, identity: Identity, env: Env, objects: OpenedStore, db: Database, store: Store, metrics: Metrics
+    ) -> None:
         self.config = config
         self.identity = identity
         self.env = env
         self.objects = objects
         self.db = db
         self.store = store
-        self.metrics = Metrics()
+        self.metrics = metrics
         self.started_ns = env.clock.now_ns()
         self.listening: tuple[str, ...] = ()
         self.devices: dict[DeviceID, DeviceSettings] = {}
@@ -90,7 +92,8 @@ class Node:
         """Opens store and caches and follows the journal to its head; `try_out`: not without trying out what the object store does, for
         a node that stays. Raises what the store or the configuration gets wrong. Until `start` the node is off line: no folder is
         pulled, nobody connects, but commands work."""
-        objects = open_objects(home, config, env)
+        objects, metrics = open_objects(home, config, env), Metrics()
+        objects.metrics.observe = metrics.store_request
         async with AsyncExitStack() as opened:
             opened.push_async_callback(objects.close)
             db = Database(await env.threads.run(_state_file, home))
@@ -100,7 +103,7 @@ class Node:
             opened.push_async_callback(store.close)
             await index.migrate(db)
             store.announced = _announced_by_a_device
-            node = cls(config, identity, env, objects, db, store)
+            node = cls(config, identity, env, objects, db, store, metrics)
             await node._load_settings()
             opened.pop_all()
             return node

@@ -14,6 +14,7 @@ from stnode.errors import Conflict, Invalid, NotFound
 from stnode.folder import ignore, view
 from stnode.folder.treewriter import Chunks
 from stnode.folder.view import FolderView
+from stnode.node.exposition import families
 from stnode.node.node import Node
 from stnode.node.report import Reporter, read_packs
 from stnode.node.service import (
@@ -67,6 +68,10 @@ class NodeService:
 
     async def status(self) -> NodeStatus:
         return await self._reporter.status(running=self._stop is not None)
+
+    async def metrics(self) -> bytes:
+        """What `/metrics` shows (`telemetry.CONTENT_TYPE`)."""
+        return self._node.metrics.render(families(self._node, await self.status()))
 
     # --- settings
 

@@ -43,6 +43,7 @@ from stnode.repo.records import Record
 from stnode.repo.restore import restore
 from stnode.repo.settings import DeviceSettings, FolderDevice, FolderSettings
 from stnode.repo.store import SettingsChange, Store, new_folder
+from stnode.telemetry import Metrics
 from tests.sim.loop import run
 from tests.support.fakepeer import FOLDER, FakePeer, device_of, identity_of
 from tests.support.links import MemoryTransport
@@ -150,7 +151,7 @@ class World:
         base = Config()
         limits = base.limits.model_copy(update={"pull_memory": self._pull_memory})
         config = base.model_copy(update={"node": NodeSection.model_construct(name="node", listen=(ADDRESS,)), "limits": limits})
-        self.node = Node(config, identity_of(self.device), self.env, objects, self.db, store)
+        self.node = Node(config, identity_of(self.device), self.env, objects, self.db, store, Metrics())
         await self.node._load_settings()
         await self.node.start()
         self.alive = True

@@ -36,7 +36,23 @@ def test_configured_log_is_json_lines() -> None:
     assert second["event"] == "foreign"
 
 
-def test_metrics_render() -> None:
+def test_metrics_counted_and_read() -> None:
     metrics = telemetry.Metrics()
-    metrics.store_requests.labels("get", "ok").inc(2)
-    assert b'stnode_store_requests_total{kind="get",outcome="ok"} 2.0' in metrics.render()
+    metrics.store_request("get", "ok", 0.03, 100, 0)
+    metrics.store_request("get", "ok", 3, 50, 0)
+    metrics.store_request("put", "Unavailable", 0.03, 0, 7)
+    metrics.dials.labels("ok").inc()
+    head = telemetry.Family("stnode_head", "The head.", "gauge", (), {(): 7})
+    served = telemetry.Family("stnode_served", "Served.", "counter", ("folder",), {('a"b',): 5, ("c",): 0})
+    lines = metrics.render([head, served]).decode().splitlines()
+    assert {
+        'stnode_store_requests_total{kind="get",outcome="ok"} 2.0',
+        'stnode_store_requests_total{kind="put",outcome="Unavailable"} 1.0',
+        'stnode_store_bytes_total{direction="in"} 150.0',
+        'stnode_store_bytes_total{direction="out"} 7.0',
+        'stnode_store_seconds_bucket{kind="get",le="0.1"} 1.0',
+        'stnode_dials_total{outcome="ok"} 1.0',
+        "stnode_head 7.0",
+        'stnode_served_total{folder="a\\"b"} 5.0',
+        'stnode_served_total{folder="c"} 0.0',
+    } <= set(lines)

@@ -33,7 +33,7 @@ from stnode.errors import ConfigError, Internal, Invalid, NotFound, Refused, Stn
 from stnode.frontends.api.page import status_page
 from stnode.node import wire
 from stnode.node.service import Service
-from stnode.telemetry import CONTENT_TYPE, Metrics, get_logger
+from stnode.telemetry import CONTENT_TYPE, get_logger
 
 log = get_logger(__name__)
 
@@ -50,9 +50,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ApiServer:
-    """Serves `service` at the address of `section`. `start` once, `stop` once."""
+    """Serves `service` at the address of `section`, and what `metrics` gives as `/metrics`. `start` once, `stop` once."""
 
-    def __init__(self, service: Service, section: ApiSection, metrics: Metrics | None = None) -> None:
+    def __init__(self, service: Service, section: ApiSection, metrics: Callable[[], Awaitable[bytes]] | None = None) -> None:
         self._service = service
         self._host, self._port = section.address
         self._key = section.api_key
@@ -135,7 +135,7 @@ class ApiServer:
         return web.json_response({"status": "ok"})
 
     async def _metrics_text(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.render() if self._metrics else b"", headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await self._metrics() if self._metrics else b"", headers={"Content-Type": CONTENT_TYPE})
 
     async def _page(self, _: web.Request) -> web.Response:
         text = status_page(await self._service.status())

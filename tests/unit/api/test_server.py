@@ -16,8 +16,11 @@ from stnode.node import wire
 from stnode.node.remote import RemoteService
 from stnode.node.service import Entry, FolderSettings
 from stnode.node.status import NodeStatus
-from stnode.telemetry import Metrics
 from tests.support.fake_service import FakeService
+
+
+async def metrics() -> bytes:
+    return b"stnode_journal_head 7.0\n"
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def fake() -> FakeService:
 
 @pytest.fixture
 async def url(fake: FakeService) -> AsyncIterator[str]:
-    server = ApiServer(fake, ApiSection(listen="127.0.0.1:0", api_key="key"), Metrics())
+    server = ApiServer(fake, ApiSection(listen="127.0.0.1:0", api_key="key"), metrics)
     yield await server.start()
     await server.stop()
 

@@ -1,0 +1,52 @@
+"""What `/metrics` shows of a node at the moment of asking; what is counted while it happens is in `telemetry.Metrics`.
+
+Counts begin with the process, those of a folder with its start on this node. Names are documented in docs/operations.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from stnode.node.node import Node
+from stnode.node.status import NodeStatus
+from stnode.telemetry import Family
+
+_OUTCOMES = ("won", "lost", "unknown", "void")
+
+
+def families(node: Node, status: NodeStatus) -> list[Family]:
+    """All metrics that are read rather than counted. `status` is the node's, of now."""
+    came, went = node.connections.bytes_moved()
+    commits = asdict(node.store.status().journal.counts)
+    runners = node.runners()
+    folders = status.folders
+    return [
+        Family("stnode_connections", "Devices connected now.", "gauge", (), {(): sum(device.connected for device in status.devices)}),
+        Family("stnode_net_bytes", "Bytes from and to devices, inside TLS.", "counter", ("direction",), {("in",): came, ("out",): went}),
+        Family("stnode_folder_files", "Live files of a folder.", "gauge", ("folder",), {(f.id,): f.files for f in folders}),
+        Family("stnode_folder_bytes", "Live bytes of a folder.", "gauge", ("folder",), {(f.id,): f.bytes for f in folders}),
+        Family("stnode_folder_need_files", "Items a folder still needs.", "gauge", ("folder",), {(f.id,): f.need_files for f in folders}),
+        Family("stnode_folder_need_bytes", "Bytes a folder still needs.", "gauge", ("folder",), {(f.id,): f.need_bytes for f in folders}),
+        Family(
+            "stnode_pulled_bytes",
+            "Verified bytes received from devices.",
+            "counter",
+            ("folder",),
+            {(name,): runner.transfer.received_bytes for name, runner in runners.items()},
+        ),
+        Family(
+            "stnode_served_bytes",
+            "Bytes of blocks served to devices.",
+            "counter",
+            ("folder",),
+            {(name,): runner.server.served_bytes for name, runner in runners.items()},
+        ),
+        Family(
+            "stnode_commits",
+            "Commits that this node tried, by what became of them.",
+            "counter",
+            ("outcome",),
+            {(outcome,): commits[outcome] for outcome in _OUTCOMES},
+        ),
+        Family("stnode_journal_head", "Number of the newest commit applied here.", "gauge", (), {(): status.store.head}),
+    ]
