@@ -59,9 +59,17 @@ class Database:
     def mapped(self, exc: sqlite3.Error) -> StnodeError:
         where = str(self.path or "memory")
         if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            return Full(f"no space left for the cache database {where}", hint="free some space; nothing is lost, the node goes on by itself")
-        if isinstance(exc, sqlite3.DatabaseError) and getattr(exc, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return Corrupt(f"the cache database {where} is damaged: {exc}", hint="stop the node and delete the state directory; all is rebuilt from the store")
+            return Full(
+                f"no space left for the cache database {where}", hint="free some space; nothing is lost, the node goes on by itself"
+            )
+        if isinstance(exc, sqlite3.DatabaseError) and getattr(exc, "sqlite_errorcode", None) in (
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
+        ):
+            return Corrupt(
+                f"the cache database {where} is damaged: {exc}",
+                hint="stop the node and delete the state directory; all is rebuilt from the store",
+            )
         return Internal(f"database {where}: {exc}")
 
     async def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:

@@ -79,8 +79,10 @@ class Item:
         return not self._counts or not self._covers(entry.version)
 
     def winner(self, entries: Iterable[Entry]) -> Entry | None:
-        """The entry that has the global version; None if our own record has it, or nobody. Of versions that no other contains the later
-        modified one wins, then the greater vector; going from pair to pair instead would depend on the order of the devices."""
+        """The entry that has the global version; None if our own record has it, or nobody. Of versions that no other contains a live one
+        wins over a deletion, then the later modified one, then the greater vector; going from pair to pair instead would depend on the
+        order of the devices. Where Syncthing 2 would have our live item deleted, the deletion is named, so that it comes to the judge,
+        who settles it for both (docs/adr/0017)."""
         differing: dict[bytes, Entry] = {}
         for entry in entries:
             if not entry.flags & INVALID:
@@ -96,20 +98,26 @@ class Item:
         if self._counts and self._own is not None:
             # First, so that of equal versions ours counts.
             vectors.insert(0, (vector.from_wire(self._own.version), None))
-        winner: tuple[Vector, Entry | None] | None = None
-        for at, (mine, entry) in enumerate(vectors):
-            if any(_contains(theirs, mine, at > other) for other, (theirs, _) in enumerate(vectors) if other != at):
-                continue
-            if winner is None or self._is_later(mine, entry, *winner):
-                winner = (mine, entry)
-        return None if winner is None else winner[1]
+        top = [
+            (mine, entry)
+            for at, (mine, entry) in enumerate(vectors)
+            if not any(_contains(theirs, mine, at > other) for other, (theirs, _) in enumerate(vectors) if other != at)
+        ]
+        live = [each for each in top if not self._is_gone(each[1])]
+        winner = self._latest(live or top)
+        gone = [each for each in top if self._is_gone(each[1])]
+        if live and gone and winner[1] is None and self._is_later(*(deletion := self._latest(gone)), *winner):
+            return deletion[1]
+        return winner[1]
+
+    def _latest(self, versions: Sequence[tuple[Vector, Entry | None]]) -> tuple[Vector, Entry | None]:
+        latest = versions[0]
+        for each in versions[1:]:
+            if self._is_later(*each, *latest):
+                latest = each
+        return latest
 
     def _is_later(self, a: Vector, entry_a: Entry | None, b: Vector, entry_b: Entry | None) -> bool:
-        """Whether `a` wins over the concurrent `b`; None stands for our record. A change outlives a deletion (v1's rule). Where v2's would
-        have our live item deleted, the deletion is called the winner so that it is brought to the judge, who settles it for both."""
-        gone_a, gone_b = (self._is_gone(entry) for entry in (entry_a, entry_b))
-        if gone_a != gone_b and (entry_b if gone_a else entry_a) is not None:
-            return gone_b
         modified_a, modified_b = (self._own_modified() if entry is None else entry.modified for entry in (entry_a, entry_b))
         return modified_a > modified_b if modified_a != modified_b else vector.compare(a, b) is Ordering.CONCURRENT_GREATER
 

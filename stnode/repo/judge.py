@@ -34,6 +34,7 @@ CONDITION: Final = "the committed version is not the one that was demanded"
 NOT_EMPTY: Final = "it has live children"
 NO_DIRECTORY: Final = "a parent is no directory"
 NO_BLOCKS: Final = "its blocks lie in a pack that may not be named any more"
+NOT_COVERED: Final = "its blocks do not cover its size"
 NO_FOLDER: Final = "the folder is gone"
 
 _NEW_DIRECTORY_PERMISSIONS: Final = 0o755
@@ -230,6 +231,13 @@ class _Bench:
 
     def _draft(self, draft: Draft, writes: _Writes) -> _Refusal | None:
         """Adds what one draft leads to, or nothing is written for it and the reason comes back."""
+        info = draft.info
+        if (
+            info.size
+            and not info.deleted
+            and sum(extent[2] for extent in draft.extents) != fileinfo.block_count(info.size, info.block_size)
+        ):
+            return _Refusal(Status.CONFLICT, NOT_COVERED)
         if draft.extents and not self._view.usable(draft.extents):
             return _Refusal(Status.RETRY_UPLOAD, NO_BLOCKS)
         if draft.history is HistoryRule.ONLY:

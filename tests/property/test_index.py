@@ -64,6 +64,14 @@ steps = st.one_of(
 )
 
 
+def _latest(versions: list[FileInfo]) -> FileInfo | None:
+    best = None
+    for info in versions:
+        if best is None or (info.version != best.version and fileinfo.wins(info, best)):
+            best = info
+    return best
+
+
 class Model:
     """What everybody announced and what we committed."""
 
@@ -78,10 +86,10 @@ class Model:
         if own is not None and not own_flags:
             valid.append(own)
         top = [a for a in valid if not any(vector.compare(b.version, a.version) is Ordering.GREATER for b in valid)]
-        best = None
-        for info in top:
-            if best is None or (info.version != best.version and fileinfo.wins(info, best)):
-                best = info
+        best = _latest([info for info in top if not info.deleted] or top)
+        deletion = _latest([info for info in top if info.deleted])
+        if best is not None and not best.deleted and best is own and deletion is not None and fileinfo.wins(deletion, best):
+            return deletion
         return best
 
     def need(self, name: str) -> FileInfo | None:

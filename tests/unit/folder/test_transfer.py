@@ -83,7 +83,10 @@ class World:
         )  # fmt: skip
 
     def jobs(self, *files: tuple[str, int], devices: Sequence[int] = (1,)) -> list[Job]:
-        return [plan_file(number, info_of(name, size), devices, (), self.packer.options.target_bytes) for number, (name, size) in enumerate(files)]
+        return [
+            plan_file(number, info_of(name, size), devices, (), self.packer.options.target_bytes)
+            for number, (name, size) in enumerate(files)
+        ]
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
