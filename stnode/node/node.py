@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 
@@ -171,6 +172,7 @@ class Node:
                 changed = True
                 del self.folders[name]
                 await folder.close()
+                await self.db.write(partial(index.drop_folder, fid=folder.fid))
         for name, (fid, settings) in present.items():
             known = self.folders.get(name)
             if known is None or (known.runner is None and self._online):
