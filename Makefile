@@ -49,10 +49,12 @@ check: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.support.architecture
 
 soak: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest --timeout=0 --hypothesis-profile=soak tests/sim tests/fuzz tests/property $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --timeout=0 --hypothesis-profile=soak -m "soak or not soak" tests/sim tests/fuzz tests/property $(PYTEST_ARGS)
+	STNODE_KILLS=100 $(BIN)/python -m pytest --timeout=0 -s tests/integration/test_kill.py
 
 bench: $(VENV)/.dev-installed
-	@set -e; for script in $$(grep -l '^if __name__' bench/*.py); do echo "== $$script"; $(BIN)/python $$script; done
+	$(BIN)/python -m bench.transfer --out docs/performance.md
+	$(BIN)/python -m bench.index
 
 proto: $(VENV)/.dev-installed
 	$(BIN)/python proto/generate.py

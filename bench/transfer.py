@@ -230,6 +230,13 @@ def table(results: list[Result]) -> str:
     return "\n".join(rows)
 
 
+def write_table(path: Path, text: str) -> None:
+    """Replaces what stands between the two comments."""
+    begin, end = "<!-- bench.transfer -->", "<!-- /bench.transfer -->"
+    before, _, rest = path.read_text().partition(begin)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -238,6 +245,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--store", nargs="+", choices=["file", "weed"], default=["file", "weed"])
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--out", type=Path, help="put the table into this Markdown file, between its two `bench.transfer` comments")
     parser.add_argument("--json", type=Path, help="also write every single measurement here")
     args = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="stnode-bench-", dir=args.scratch))
@@ -246,6 +254,8 @@ def main() -> None:
     finally:
         shutil.rmtree(base, ignore_errors=True)
     print(table(results))
+    if args.out:
+        write_table(args.out, table(results))
     if args.json:
         args.json.write_text(json.dumps([asdict(result) for result in results], indent=1))
 
