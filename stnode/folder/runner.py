@@ -46,8 +46,8 @@ _BACKLOG_BLOCKS = 500_000
 _CROWDED_ROUNDS = 2
 _PARTIAL_EVERY_S = 5.0
 _RECHECK_AGAIN_S = 5.0
-_LONG_MESSAGE = 500
-"""An index message of so many files is likely followed by the next."""
+_LONG_INTAKE = 50_000
+"""Files of one stream of index messages from which on it goes before pulling."""
 _INTAKE_PAUSE_S = 0.25
 _INTAKE_LONGEST_S = 30.0
 
@@ -104,7 +104,8 @@ class FolderRunner:
         self._progress = asyncio.Event()
         self._saved_at: dict[int, float] = {}
         self._planning = False
-        self._intake_until = 0.0
+        self._intake_files = 0
+        self._intake_ends = 0.0
         self._tasks = Tasks(env, self._crashed)
 
     # --- life
@@ -160,8 +161,7 @@ class FolderRunner:
         effect = await self._db.write(
             lambda conn: index.apply_index(conn, self.fid, device, message.files, full=not message.update, settings=self.settings)
         )
-        if len(message.files) >= _LONG_MESSAGE:
-            self._intake_until = self._env.clock.monotonic() + _INTAKE_PAUSE_S
+        self._note_intake(len(message.files))
         announced = {info.name: info for info in message.files if not info.deleted and not info.invalid}
         for name in {*effect.needed, *effect.satisfied}:
             given = announced.get(name)
@@ -174,6 +174,12 @@ class FolderRunner:
         self._retries.news(info.name for info in message.files)
         self.transfer.pump()
         self._wake_up()
+
+    def _note_intake(self, files: int) -> None:
+        """Messages that follow each other closely are one stream; a long one is let in before more is planned (`_intake_over`)."""
+        now = self._env.clock.monotonic()
+        self._intake_files = files if now > self._intake_ends else self._intake_files + files
+        self._intake_ends = now + _INTAKE_PAUSE_S
 
     def _change_wanted(self, name: str, version: Vector | None) -> None:
         """Another version than before is needed, or none: what is under way for the old one ends, or is followed by the new one."""
@@ -338,7 +344,7 @@ class FolderRunner:
         """While a long index streams in, the database works for it alone, but for a window of names each half minute: planning and
         committing beside it make both slow, and much of what comes later (renames, deletions) belongs to what came first."""
         give_up = self._env.clock.monotonic() + _INTAKE_LONGEST_S
-        while self._env.clock.monotonic() < min(self._intake_until, give_up):
+        while self._intake_files >= _LONG_INTAKE and self._env.clock.monotonic() < min(self._intake_ends, give_up):
             await self._env.clock.sleep(_INTAKE_PAUSE_S / 2)
 
     def _fail_crowded(self, names: Sequence[str]) -> None:
