@@ -13,6 +13,7 @@ from stnode.repo.codec_body import (
     Section,
     decode_body,
     encode_body,
+    joined,
     without_sets,
 )
 from stnode.repo.codec_manifest import Group, Manifest, RunRef, decode_manifest, encode_manifest
@@ -59,6 +60,7 @@ __all__ = [
     "encode_manifest",
     "encode_slot",
     "encode_stub",
+    "joined",
     "read_frames",
     "slot_sha",
     "without_sets",

@@ -256,3 +256,40 @@ def without_sets(body: Body, dropped: tuple[int, ...]) -> Body:
         index += len(section.sets)
         sections.append(replace(section, sets=kept))
     return replace(body, sections=tuple(sections))
+
+
+def joined(first: Body, then: Body) -> Body:
+    """The entries of both, those of a folder in one section. Relative pack references stay as they are."""
+    sections = {section.fkey: section for section in first.sections}
+    for section in then.sections:
+        sections[section.fkey] = _joined_section(sections[section.fkey], section) if section.fkey in sections else section
+    return Body(
+        sections=tuple(sections.values()),
+        packs_added=first.packs_added + then.packs_added,
+        relocations=first.relocations + then.relocations,
+        relocations_dropped=first.relocations_dropped + then.relocations_dropped,
+        packs_condemned=first.packs_condemned + then.packs_condemned,
+        objects_condemned=first.objects_condemned + then.objects_condemned,
+        packs_gone=first.packs_gone + then.packs_gone,
+        objects_gone=first.objects_gone + then.objects_gone,
+        horizon_us=max(first.horizon_us, then.horizon_us),
+        folders=first.folders + then.folders,
+        folders_removed=first.folders_removed + then.folders_removed,
+        devices=first.devices + then.devices,
+        devices_removed=first.devices_removed + then.devices_removed,
+        features_on=first.features_on + then.features_on,
+        packs_lost=first.packs_lost + then.packs_lost,
+        packs_found=first.packs_found + then.packs_found,
+    )
+
+
+def _joined_section(first: Section, then: Section) -> Section:
+    return Section(
+        fkey=first.fkey,
+        sets=first.sets + then.sets,
+        partials=first.partials + then.partials,
+        partials_dropped=first.partials_dropped + then.partials_dropped,
+        partials_dropped_before_us=max(first.partials_dropped_before_us, then.partials_dropped_before_us),
+        history_dropped_before_us=max(first.history_dropped_before_us, then.history_dropped_before_us),
+        tombstones_dropped_below=max(first.tombstones_dropped_below, then.tombstones_dropped_below),
+    )

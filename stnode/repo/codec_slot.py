@@ -10,7 +10,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from stnode.errors import Corrupt, Internal, Refused
-from stnode.repo.codec_body import EMPTY, Body, Partial, Section, from_message, to_message, without_sets
+from stnode.repo.codec_body import EMPTY, Body, Partial, Section, from_message, joined, to_message, without_sets
 from stnode.repo.container import Kind, damaged, kind_of, open_one, seal
 from stnode.repo.pb import store_pb2 as pb
 from stnode.repo.records import Extents
@@ -134,45 +134,15 @@ def content(slot: Slot, stored: Body | None) -> Body:
     if stored is None:
         return slot.body
     kept = without_sets(stored, slot.dropped)
-    return kept if slot.body is EMPTY else _join(kept, slot.body)
+    return kept if slot.body is EMPTY else joined(kept, _shifted(slot.body, len(kept.packs_added)))
 
 
-def _join(stored: Body, extra: Body) -> Body:
-    shift = len(stored.packs_added)
-    sections = {section.fkey: section for section in stored.sections}
-    for section in extra.sections:
-        moved = _shift_section(section, shift)
-        sections[section.fkey] = _join_sections(sections[section.fkey], moved) if section.fkey in sections else moved
-    relocations = tuple(replace(r, to_pack=r.to_pack - shift) if r.to_pack < 0 else r for r in extra.relocations)
-    return Body(
-        sections=tuple(sections.values()),
-        packs_added=stored.packs_added + extra.packs_added,
-        relocations=stored.relocations + relocations,
-        relocations_dropped=stored.relocations_dropped + extra.relocations_dropped,
-        packs_condemned=stored.packs_condemned + extra.packs_condemned,
-        objects_condemned=stored.objects_condemned + extra.objects_condemned,
-        packs_gone=stored.packs_gone + extra.packs_gone,
-        objects_gone=stored.objects_gone + extra.objects_gone,
-        horizon_us=max(stored.horizon_us, extra.horizon_us),
-        folders=stored.folders + extra.folders,
-        folders_removed=stored.folders_removed + extra.folders_removed,
-        devices=stored.devices + extra.devices,
-        devices_removed=stored.devices_removed + extra.devices_removed,
-        features_on=stored.features_on + extra.features_on,
-        packs_lost=stored.packs_lost + extra.packs_lost,
-        packs_found=stored.packs_found + extra.packs_found,
-    )
-
-
-def _join_sections(first: Section, then: Section) -> Section:
-    return Section(
-        fkey=first.fkey,
-        sets=first.sets + then.sets,
-        partials=first.partials + then.partials,
-        partials_dropped=first.partials_dropped + then.partials_dropped,
-        partials_dropped_before_us=max(first.partials_dropped_before_us, then.partials_dropped_before_us),
-        history_dropped_before_us=max(first.history_dropped_before_us, then.history_dropped_before_us),
-        tombstones_dropped_below=max(first.tombstones_dropped_below, then.tombstones_dropped_below),
+def _shifted(extra: Body, shift: int) -> Body:
+    """The body with its relative pack references behind `shift` packs that come before its own."""
+    return replace(
+        extra,
+        sections=tuple(_shift_section(section, shift) for section in extra.sections),
+        relocations=tuple(replace(r, to_pack=r.to_pack - shift) if r.to_pack < 0 else r for r in extra.relocations),
     )
 
 

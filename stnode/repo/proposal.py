@@ -15,7 +15,7 @@ from stnode.errors import Internal, StnodeError
 from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.vector import covers
 from stnode.repo import layout, state
-from stnode.repo.codec import Body, BodyRecord, BodySet, PackAdded, Section
+from stnode.repo.codec import Body, BodyRecord, BodySet, PackAdded, Section, joined
 from stnode.repo.judge import Context, Judged, Verdict, judge, parents
 from stnode.repo.packer import PendingPack
 from stnode.repo.records import DraftSet, Extents, HistoryRule, Record, SetKind, Status
@@ -289,38 +289,7 @@ def merged(first: Body, then: Body) -> Body:
     """Both bodies' entries in one. Both name packs by the same table, so nothing is renumbered."""
     if then.packs_added or any(section.sets for section in then.sections):
         raise Internal("entries register packs through the table, and records come as drafts")
-    sections = {section.fkey: section for section in first.sections}
-    for section in then.sections:
-        sections[section.fkey] = _merged_section(sections[section.fkey], section) if section.fkey in sections else section
-    return Body(
-        sections=tuple(sections.values()),
-        relocations=first.relocations + then.relocations,
-        relocations_dropped=first.relocations_dropped + then.relocations_dropped,
-        packs_condemned=first.packs_condemned + then.packs_condemned,
-        objects_condemned=first.objects_condemned + then.objects_condemned,
-        packs_gone=first.packs_gone + then.packs_gone,
-        objects_gone=first.objects_gone + then.objects_gone,
-        horizon_us=max(first.horizon_us, then.horizon_us),
-        folders=first.folders + then.folders,
-        folders_removed=first.folders_removed + then.folders_removed,
-        devices=first.devices + then.devices,
-        devices_removed=first.devices_removed + then.devices_removed,
-        features_on=first.features_on + then.features_on,
-        packs_lost=first.packs_lost + then.packs_lost,
-        packs_found=first.packs_found + then.packs_found,
-    )
-
-
-def _merged_section(first: Section, then: Section) -> Section:
-    return Section(
-        fkey=first.fkey,
-        sets=first.sets,
-        partials=first.partials + then.partials,
-        partials_dropped=first.partials_dropped + then.partials_dropped,
-        partials_dropped_before_us=max(first.partials_dropped_before_us, then.partials_dropped_before_us),
-        history_dropped_before_us=max(first.history_dropped_before_us, then.history_dropped_before_us),
-        tombstones_dropped_below=max(first.tombstones_dropped_below, then.tombstones_dropped_below),
-    )
+    return joined(first, then)
 
 
 def _by_folder(records: Sequence[Judged]) -> dict[int, list[Judged]]:
