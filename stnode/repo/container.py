@@ -43,6 +43,7 @@ class Kind(Enum):
     BODY = b"stnB"
     MANIFEST = b"stnM"
     RUN = b"stnR"
+    HEARTBEAT = b"stnH"
 
 
 def seal(kind: Kind, payload: bytes) -> bytes:

@@ -84,6 +84,15 @@ def manifest_key(number: int, journal: str = MAIN_JOURNAL) -> Key:
     return Key(f"checkpoint/{journal}/{number:020d}")
 
 
+def heartbeat_prefix() -> str:
+    return "nodes/"
+
+
+def heartbeat_key(node: bytes) -> Key:
+    """Heartbeat of the node with this device ID."""
+    return Key(f"nodes/{node.hex()}")
+
+
 def _fan(object_id: str) -> str:
     # The last digits are random: the time in front would put all new objects under one prefix.
     return f"{object_id[-2:]}/{object_id}"

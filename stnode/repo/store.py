@@ -26,6 +26,7 @@ from stnode.repo.blockindex import BlockIndex
 from stnode.repo.codec import Body, Partial, Section
 from stnode.repo.dedupe import Dedupe
 from stnode.repo.guard import PendingDeletions
+from stnode.repo.heartbeat import Heartbeats
 from stnode.repo.journal import Journal, JournalOptions, JournalStatus
 from stnode.repo.packer import Packer, PackerOptions
 from stnode.repo.packlist import PackLists
@@ -68,7 +69,7 @@ def new_folder(random: Randomness, folder_id: str) -> FolderSettings:
 
 
 class Store:
-    """Made by `open`. `packer`, `packlists`, `reader` and `dedupe` are the ways to the blocks; `announced` may be set by the node: whether a
+    """Made by `open`. `packer`, `packlists`, `reader` and `dedupe` are the ways to the blocks; `heartbeats` tell of the other nodes; `announced` may be set by the node: whether a
     known device announces exactly this version of an item, asked in the database's thread (R28). Until then nobody does."""
 
     def __init__(
@@ -106,6 +107,7 @@ class Store:
             self._announced,
             journal_options,
         )
+        self.heartbeats = Heartbeats(objects, env, self._journal.upload_time_us)
         self._upkeep = Upkeep(objects, db, env, node, self._journal.upload_time_us)
         self._journal.subscribe(self._applied)
 

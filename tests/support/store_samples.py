@@ -26,6 +26,7 @@ from stnode.repo.codec import (
     encode_stub,
     slot_sha,
 )
+from stnode.repo.heartbeat import Heartbeat, Reach, encode_heartbeat
 from stnode.repo.records import HistoryRule, SetKind
 from stnode.repo.settings import DeviceSettings, FolderDevice, FolderSettings
 from tests.support.journal import DAY_US, DOCS, NODE, PHOTOS, START_US, record
@@ -122,6 +123,26 @@ def manifest() -> Manifest:
     return Manifest(70, b"\4" * 32, START_US, START_US - 2 * DAY_US, 12, 3, b"\5" * 16, NODE, groups)
 
 
+def heartbeat() -> Heartbeat:
+    """One that uses every field; its time is the store's."""
+    return Heartbeat(
+        NODE,
+        2**64 - 1,
+        "bucket-a",
+        "0.1.0",
+        START_US,
+        0,
+        ("tcp://192.0.2.7:22000",),
+        "http://192.0.2.7:8384/",
+        (Reach(b"\3" * 32, 10_000_000), Reach(b"\4" * 32)),
+        (PHOTOS.fkey,),
+        full=True,
+        working=True,
+        head=70,
+        features=("later",),
+    )
+
+
 def base_run() -> bytes:
     """A run of records and an interval."""
     writer = RunWriter(1)
@@ -145,6 +166,7 @@ SAMPLES = {
     "slot-stub.bin": lambda: encode_stub(2),
     "body.bin": lambda: encode_body(all_body()),
     "manifest.bin": lambda: encode_manifest(manifest()),
+    "heartbeat.bin": lambda: encode_heartbeat(heartbeat()),
     "run-base.bin": base_run,
     "run-delta.bin": delta_run,
 }

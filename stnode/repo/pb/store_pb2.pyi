@@ -312,6 +312,44 @@ class RunRef(_message.Message):
     base_entries: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., entries: _Optional[int] = ..., number: _Optional[int] = ..., first_key: _Optional[bytes] = ..., base_entries: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class Heartbeat(_message.Message):
+    __slots__ = ("node", "instance", "name", "version", "started_us", "addresses", "page", "reached", "not_pulled", "full", "working", "head", "features")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STARTED_US_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    REACHED_FIELD_NUMBER: _ClassVar[int]
+    NOT_PULLED_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    WORKING_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    node: bytes
+    instance: int
+    name: str
+    version: str
+    started_us: int
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    page: str
+    reached: _containers.RepeatedCompositeFieldContainer[Reach]
+    not_pulled: _containers.RepeatedScalarFieldContainer[str]
+    full: bool
+    working: bool
+    head: int
+    features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node: _Optional[bytes] = ..., instance: _Optional[int] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started_us: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., page: _Optional[str] = ..., reached: _Optional[_Iterable[_Union[Reach, _Mapping]]] = ..., not_pulled: _Optional[_Iterable[str]] = ..., full: _Optional[bool] = ..., working: _Optional[bool] = ..., head: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Reach(_message.Message):
+    __slots__ = ("device_id", "bytes_per_s")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    device_id: bytes
+    bytes_per_s: int
+    def __init__(self, device_id: _Optional[bytes] = ..., bytes_per_s: _Optional[int] = ...) -> None: ...
+
 class FileView(_message.Message):
     __slots__ = ("name", "type", "size", "modified_s", "deleted", "invalid", "version", "modified_ns")
     NAME_FIELD_NUMBER: _ClassVar[int]

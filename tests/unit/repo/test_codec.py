@@ -15,6 +15,7 @@ from stnode.errors import Corrupt, Internal, Refused
 from stnode.repo import codec
 from stnode.repo.codec import Body, BodyRecord, BodySet, Section, Stub
 from stnode.repo.container import HEADER_BYTES, Kind, open_one, seal
+from stnode.repo.heartbeat import decode_heartbeat
 from stnode.repo.layout import folder_key, is_id, mint, minted_us, object_id, pack_key, slot_key, slot_number
 from stnode.repo.pb import store_pb2 as pb
 from stnode.repo.records import Extents, SetKind, decode_extents, encode_extents
@@ -23,7 +24,7 @@ from tests.support import store_samples as samples
 from tests.support.journal import DOCS, PHOTOS, make_env, record, section
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "format-v1"
-KINDS = {"slot": Kind.SLOT, "body": Kind.BODY, "manifest": Kind.MANIFEST, "run": Kind.RUN}
+KINDS = {"slot": Kind.SLOT, "body": Kind.BODY, "manifest": Kind.MANIFEST, "run": Kind.RUN, "heartbeat": Kind.HEARTBEAT}
 
 
 @pytest.mark.parametrize("name", samples.SAMPLES)
@@ -40,6 +41,7 @@ def test_golden_files_are_read() -> None:
     assert codec.decode_slot(golden("slot-stub.bin"), "s") == Stub(2)
     assert codec.decode_body(golden("body.bin"), "b") == samples.all_body()
     assert codec.decode_manifest(golden("manifest.bin"), "m") == samples.manifest()
+    assert decode_heartbeat(golden("heartbeat.bin"), "h") == samples.heartbeat()
     entries = [entry for frame in codec.read_frames(golden("run-base.bin"), 1, "r") for entry in frame]
     assert entries[3] == (codec.Space.RECORD, b"name 03", b"value 3")
     assert len(entries) == 21
@@ -53,6 +55,7 @@ def test_every_damaged_byte_and_every_torn_end_is_corrupt_and_named(name: str) -
         "slot": codec.decode_slot,
         "body": codec.decode_body,
         "manifest": codec.decode_manifest,
+        "heartbeat": decode_heartbeat,
         "run": lambda data, key: list(codec.read_frames(data, 1, key)),
     }
     decode = decoders[name.partition("-")[0].removesuffix(".bin")]
