@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from stnode.objectstore.options import StoreOptions
 from tests.support.nodes import StnodeProcess
 from tests.support.s3servers import S3Server, moto_server, seaweedfs_server
 from tests.support.syncthing import NEW, OLD, SyncthingProcess
@@ -23,10 +24,11 @@ FOLDER = "shared"
 
 @dataclass(frozen=True, slots=True)
 class StoreChoice:
-    """Where a node of a test keeps its store, and the environment by which it reaches it."""
+    """Where a node of a test keeps its store, and the environment by which it reaches it. `options` open it without a node."""
 
     url: str
     environment: dict[str, str]
+    options: StoreOptions = field(default_factory=StoreOptions)
 
 
 @pytest.fixture(params=["file", "moto", "seaweedfs"])
@@ -44,6 +46,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> StoreChoice:
             "STNODE_STORE_ACCESS_KEY_ID": options.access_key_id,
             "STNODE_STORE_SECRET_ACCESS_KEY": options.secret_access_key,
         },
+        options,
     )
 
 
@@ -103,3 +106,56 @@ async def cluster(tmp_path: Path, store: StoreChoice, fill: Callable[[Path], Non
         await old.kill()
         await new.kill()
         node.kill()
+
+
+@dataclass(slots=True)
+class Trio:
+    """Three nodes on one store, each with a Syncthing of its own that knows only it."""
+
+    nodes: list[StnodeProcess]
+    peers: list[SyncthingProcess]
+    trees: list[Path]
+
+    async def until_equal(self, deadline_s: float = 120.0) -> None:
+        """Scans all and waits until all trees are the same and all peers are content."""
+        for peer in self.peers:
+            await peer.scan(FOLDER)
+        deadline = time.monotonic() + deadline_s
+        while True:
+            states = [await peer.db_status(FOLDER) for peer in self.peers]
+            if all(state["state"] == "idle" and state["needTotalItems"] == 0 for state in states):
+                found = [f"{tree.name}: {line}" for tree in self.trees[1:] for line in difference(self.trees[0], tree)]
+                if not found:
+                    return
+            else:
+                found = [str({key: state[key] for key in ("state", "needTotalItems", "globalFiles")}) for state in states]
+            assert time.monotonic() < deadline, f"not equal: {found[:20]}\n" + "\n".join(
+                f"{node.status()}\n{node.log()[-3000:]}" for node in self.nodes
+            )
+            await asyncio.sleep(0.3)
+
+
+@asynccontextmanager
+async def trio(tmp_path: Path, store: StoreChoice, *init: str) -> AsyncIterator[Trio]:
+    """Three nodes that were told nothing of each other; `init` are options of `stnode init` for the first, which makes the store.
+    The devices are the store's and have no addresses, so each peer dials the one node that it knows."""
+    nodes = [StnodeProcess(tmp_path / "node-0", store.url, store.environment, init=init)]
+    nodes += [StnodeProcess(tmp_path / f"node-{number}", store.url, store.environment) for number in (1, 2)]
+    peers = [SyncthingProcess(tmp_path / f"peer-{n}", version, name=f"peer-{n}") for n, version in enumerate((OLD, NEW, OLD))]
+    made = Trio(nodes, peers, [tmp_path / f"tree-{number}" for number in range(3)])
+    try:
+        for peer in peers:
+            await peer.start()
+            nodes[0].cli("device", "add", peer.device_id, "--name", peer.name)
+        nodes[0].cli("folder", "add", FOLDER, *(word for peer in peers for word in ("--device", peer.name)))
+        for node, peer, tree in zip(nodes, peers, made.trees, strict=True):
+            await asyncio.to_thread(node.start)
+            await peer.add_device(node.device_id, node.address, name="stnode")
+            await peer.add_folder(FOLDER, tree, [node.device_id])
+            await peer.wait_connected(node.device_id)
+        yield made
+    finally:
+        for peer in peers:
+            await peer.kill()
+        for node in nodes:
+            node.kill()

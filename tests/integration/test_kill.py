@@ -13,51 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import FOLDER, Cluster, StoreChoice, cluster
-from tests.support.syncthing import SyncthingProcess
+from tests.support.editor import Editor
 
 KILLS = int(os.environ.get("STNODE_KILLS", "6"))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 30 * KILLS), pytest.mark.blocks_loop("commands of the node are waited for")]
-
-
-class Editor:
-    """Changes a peer's tree for as long as it runs: small files in bursts, large ones, edits in place, renames, deletions, modes."""
-
-    def __init__(self, peer: SyncthingProcess, root: Path, seed: int) -> None:
-        self._peer, self._root, self._rng = peer, root, random.Random(seed)
-        self.changes = 0
-
-    async def run(self) -> None:
-        while True:
-            for _ in range(self._rng.randrange(1, 12)):
-                self._change()
-                self.changes += 1
-            await self._peer.scan(FOLDER)
-            await asyncio.sleep(self._rng.uniform(0.05, 0.4))
-
-    def _change(self) -> None:
-        rng, root = self._rng, self._root
-        files = [path for path in root.rglob("*") if path.is_file() and ".stfolder" not in path.parts and ".syncthing." not in path.name]
-        kind = rng.random()
-        try:
-            if kind < 0.5 or len(files) < 20:
-                directory = root / f"d{rng.randrange(12)}" / f"e{rng.randrange(4)}"
-                directory.mkdir(parents=True, exist_ok=True)
-                size = rng.randrange(3 << 20, 9 << 20) if rng.random() < 0.05 else rng.randrange(0, 40_000)
-                (directory / f"{self._peer.name}-{rng.randrange(400)}.bin").write_bytes(rng.randbytes(size))
-            elif kind < 0.65:
-                with rng.choice(files).open("r+b") as file:
-                    file.seek(rng.randrange(0, 100_000))
-                    file.write(rng.randbytes(rng.randrange(1, 5000)))
-            elif kind < 0.8:
-                rng.choice(files).rename(root / f"d{rng.randrange(12)}" / f"{self._peer.name}-moved-{rng.randrange(1000)}.bin")
-            elif kind < 0.85:
-                shutil.rmtree(root / f"d{rng.randrange(12)}" / f"e{rng.randrange(4)}", ignore_errors=True)
-            elif kind < 0.95:
-                rng.choice(files).unlink()
-            else:
-                rng.choice(files).chmod(rng.choice((0o600, 0o644, 0o755)))
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # the peer itself changed the tree meanwhile
 
 
 @pytest.mark.parametrize("store", ["file", "seaweedfs"], indirect=True)
@@ -68,7 +27,7 @@ async def test_killed_at_random_moments(tmp_path: Path, store: StoreChoice) -> N
         (root / "start").write_text("start")
 
     async with cluster(tmp_path, store, fill) as peers:
-        editors = [Editor(peer, directory, seed) for seed, (peer, directory) in enumerate(peers.peers)]
+        editors = [Editor(peer, FOLDER, directory, seed) for seed, (peer, directory) in enumerate(peers.peers)]
         tasks = [asyncio.create_task(editor.run()) for editor in editors]
         try:
             for number in range(KILLS):

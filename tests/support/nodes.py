@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ STNODE = [sys.executable, "-m", "stnode"]
 
 
 class StnodeProcess:
-    """One node with a home of its own on a given store."""
+    """One node with a home of its own on a given store. `init` are more words of `stnode init`."""
 
-    def __init__(self, home: Path, store: str, options: dict[str, str] | None = None) -> None:
+    def __init__(self, home: Path, store: str, options: dict[str, str] | None = None, init: Sequence[str] = ()) -> None:
         self.home = home
         self.port, self.api_port = free_port(), free_port()
         self.address = f"tcp://127.0.0.1:{self.port}"
@@ -31,7 +32,7 @@ class StnodeProcess:
             **(options or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
-        self.cli("init")
+        self.cli("init", *init)
         self.device_id = self.cli("id").strip()
 
     def cli(self, *args: str) -> str:
