@@ -435,7 +435,8 @@ class Transfer:
         if self._shared is None:
             return
         pack, self._shared = self._shared, None
-        if any(job_id in self.jobs for job_id, _ in pack.tokens):
+        pack.keep(self.jobs)  # what a job was given up for often comes again under another name: it must not be stored twice
+        if len(pack):
             self._shared_sealed_at = self._env.clock.monotonic()
             self._seal_soon(pack)
         else:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Protocol
@@ -109,6 +109,20 @@ class OpenPack:
         self.hashes.append(hash)
         self.size_bytes += len(data)
         self._owner.bytes_held += len(data)
+
+    def keep(self, jobs: Container[int]) -> None:
+        """Drops the blocks whose token names another job."""
+        if all(token[0] in jobs for token in self.tokens):
+            return
+        kept = [at for at, token in enumerate(self.tokens) if token[0] in jobs]
+        self.tokens, self.buffers, self.hashes = (
+            [self.tokens[at] for at in kept],
+            [self.buffers[at] for at in kept],
+            [self.hashes[at] for at in kept],
+        )
+        size = sum(map(len, self.buffers))
+        self._owner.bytes_held -= self.size_bytes - size
+        self.size_bytes = size
 
 
 class PackObserver(Protocol):

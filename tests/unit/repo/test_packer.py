@@ -168,3 +168,19 @@ async def test_packs_of_encrypted_folders_carry_checksums() -> None:
     blob = await store.get(pending.key)
     listed = decode_footer(blob.data[-pending.footer_size :], pending.key)
     assert (listed.hash_bytes, listed.checks is not None) == (48, True)
+
+
+async def test_blocks_of_given_up_jobs_are_dropped_before_the_pack_is_stored() -> None:
+    env = quick_env()
+    store = watched_store(env)
+    packer = make_packer(store, env)
+    pack = packer.begin(7, stream=False)
+    blocks = blocks_of(1, 10, 20, 30)
+    for token, block in (((1, 0), blocks[0]), ((2, 0), blocks[1]), ((1, 1), blocks[2])):
+        pack.add(token, memoryview(block), sha(block))
+    pack.keep({1})
+    assert (pack.size_bytes, packer.bytes_held, len(pack)) == (40, 40, 2)
+    sealed = await packer.seal(pack)
+    assert sealed.places == {(1, 0): 0, (1, 1): 1}
+    assert (await store.get(packer.pending(sealed.handle).key)).data[:40] == blocks[0] + blocks[2]
+    assert packer.bytes_held == 0
