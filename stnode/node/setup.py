@@ -15,14 +15,15 @@ from stnode.net import identity
 from stnode.node.home import Holder, Home, lock_or_daemon
 from stnode.node.objects import open_objects, store_url
 from stnode.protocol import deviceid
-from stnode.repo.store import Store
+from stnode.repo.parameters import DEFAULT, Collection
+from stnode.repo.store import Store, read_parameters
 
 _KEY_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the user wants to differ from the defaults; "" and () = the default."""
+    """What the user wants to differ from the defaults; "", () and 0 = the default. The last two only matter to a store that is made now."""
 
     store_url: str = ""
     endpoint_url: str = ""
@@ -30,6 +31,8 @@ class Asked:
     name: str = ""
     listen: tuple[str, ...] = ()
     api_listen: str = ""
+    orphan_age_s: int = 0
+    grace_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, s
         if not new_home:
             _require_same(asked, settings)
         own = await env.threads.run(identity.load_or_generate, home.path, env.clock)
-        new_store, warnings = await _make_store(home, settings, env)
+        new_store, warnings = await _make_store(home, settings, env, asked)
         if new_home:
             await env.threads.run(_write, home.config, text)
         return Done(deviceid.format(own.device_id), store_url(home.path, settings), new_home, new_store, warnings)
@@ -65,12 +68,19 @@ async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, s
         lock.release()
 
 
-async def _make_store(home: Home, settings: config.Config, env: Env) -> tuple[bool, tuple[str, ...]]:
+async def _make_store(home: Home, settings: config.Config, env: Env, asked: Asked) -> tuple[bool, tuple[str, ...]]:
     """Tries the store out and makes it unless it is there; (whether it is new, what to warn about)."""
     objects = open_objects(home.path, settings, env)
     try:
         capabilities = await Store.try_out(objects, env)
-        return await Store.init(objects, env, capabilities), capabilities.warnings
+        wanted = Collection(asked.orphan_age_s or DEFAULT.orphan_age_s, asked.grace_s or DEFAULT.grace_s)
+        new = await Store.init(objects, env, capabilities, wanted)
+        if not new and (asked.orphan_age_s or asked.grace_s) and await read_parameters(objects) != wanted:
+            raise ConfigError(
+                "the store is there already, with other times than --orphan-age and --grace ask for",
+                hint="leave the options out: a store keeps the times that it was made with",
+            )
+        return new, capabilities.warnings
     finally:
         await objects.close()
 

@@ -19,6 +19,7 @@ from stnode.repo.check_journal import JournalCheck
 from stnode.repo.check_packs import PackCheck
 from stnode.repo.checkreport import CheckProblem, CheckReport, CheckStep
 from stnode.repo.restore import restore
+from stnode.repo.store import read_parameters
 
 
 async def check(
@@ -59,6 +60,11 @@ async def check(
 async def _restore(objects: ObjectStore, db: Database, env: Env, own: Database | None) -> CheckProblem | None:
     """Rebuilds the state in `db`; what came in the way, or how this node's state differs."""
     prefix = layout.journal_prefix()
+    await state.prepare(db)
+    try:
+        await state.prepare(db, await read_parameters(objects))
+    except (Corrupt, NotFound) as exc:  # by which rules commits are void is not known
+        return CheckProblem(layout.STORE, exc.message)
     try:
         await restore(objects, db, env)
     except (Corrupt, Refused, NotFound) as exc:

@@ -95,7 +95,9 @@ class _Commit:
             self._remove_folder(_fid(self._conn, fkey))
         self._collect()
         if body.horizon_us:
-            self._conn.execute("UPDATE state SET horizon_us = max(horizon_us, ?)", (body.horizon_us,))
+            raised = self._conn.execute("UPDATE state SET horizon_us = ?1 WHERE horizon_us < ?1", (body.horizon_us,)).rowcount
+            if raised:
+                self._conn.execute("INSERT INTO horizons VALUES (?, ?)", (self._slot.number, body.horizon_us))
         return folders
 
     # ---- settings

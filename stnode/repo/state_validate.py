@@ -1,6 +1,6 @@
 """Which commits are void: the rules of docs/format.md, Void commits, the same for every node, the writer included (invariant 2).
 
-`validate` answers with the reason or None. It needs no clock and no configuration. What is not a matter of the commit's
+`validate` answers with the reason or None. It needs no clock and no configuration but the store's own (`parameters.py`). What is not a matter of the commit's
 content is an error instead: a foreign predecessor (Conflict), features that this version does not know (Refused).
 """
 
@@ -20,10 +20,8 @@ from stnode.repo.layout import is_id, minted_us
 from stnode.repo.pb import store_pb2 as pb
 from stnode.repo.records import Applied, Extents, decode_extents
 from stnode.repo.state_apply import write_commit
-from stnode.repo.state_reads import Head, head, resolve
+from stnode.repo.state_reads import Head, head, orphan_age_us, resolve
 
-HORIZON_AGE_US: Final = 86_400_000_000
-"""The orphan horizon stays this far behind store time."""
 MAX_SEQUENCE: Final = (1 << 63) - 1
 
 
@@ -131,8 +129,9 @@ class _Rules:
                 yield f"there is no folder {fkey} to remove"
 
     def _horizon(self) -> Iterator[str]:
-        if self._body.horizon_us and self._body.horizon_us > self._slot.store_time_us - HORIZON_AGE_US:
-            yield "its orphan horizon is less than a day before its store time"
+        age_us = orphan_age_us(self._conn)
+        if self._body.horizon_us and self._body.horizon_us > self._slot.store_time_us - age_us:
+            yield f"its orphan horizon is less than {age_us // 1_000_000} s before its store time"
 
     def _packs(self) -> Iterator[str]:
         seen: set[str] = set()

@@ -21,7 +21,7 @@ from stnode.objectstore.probe import probe
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileInfo, blocks_hash
 from stnode.protocol.vector import to_wire
-from stnode.repo import layout, state
+from stnode.repo import layout, parameters, state
 from stnode.repo.blockindex import BlockIndex
 from stnode.repo.codec import Body, Partial, Section
 from stnode.repo.dedupe import Dedupe
@@ -85,6 +85,7 @@ class Store:
     ) -> None:
         self.store_id = store_id
         self.node = node
+        self.collection = parameters.DEFAULT
         self.announced: Callable[[Connection, int, FileInfo], bool] = lambda _conn, _fid, _info: False
         self._objects = objects
         self._db = db
@@ -123,13 +124,17 @@ class Store:
         return found
 
     @staticmethod
-    async def init(objects: ObjectStore, env: Env, capabilities: Capabilities | None = None) -> bool:
-        """Makes a store in an empty bucket; False when there is one already. Raises what `try_out` raises, unless its answer is given."""
+    async def init(
+        objects: ObjectStore, env: Env, capabilities: Capabilities | None = None, collection: parameters.Collection = parameters.DEFAULT
+    ) -> bool:
+        """Makes a store in an empty bucket; False when there is one already. Raises what `try_out` raises, unless its answer is given, and
+        Invalid for a `collection` that is too impatient."""
         capabilities = capabilities or await Store.try_out(objects, env)
         document = {
             "format": FORMAT_VERSION,
             "store": env.random.bytes(_STORE_ID_BYTES).hex(),
             "capabilities": {"create_if_absent": True, "if_match": capabilities.if_match, "backend": capabilities.name},
+            "collection": parameters.to_json(collection.check()),
             "key_slots": [],
         }
         data = json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
@@ -169,6 +174,8 @@ class Store:
         elif not _recorded(document):
             raise _no_conditional_writes("")
         store = cls(objects, db, env, node, document["store"], packer_options, journal_options, reader_options)
+        store.collection = parameters.from_json(document)
+        await state.prepare(db, store.collection)
         await store.packlists.open()
         await store.reader.open()
         await store._journal.start()
@@ -268,6 +275,11 @@ def _no_conditional_writes(name: str) -> Refused:
         f"the object store{f' ({name})' if name else ''} has no conditional writes: commits of several nodes would overwrite each other",
         hint="use a server or a version of it that honours If-None-Match",
     )
+
+
+async def read_parameters(objects: ObjectStore) -> parameters.Collection:
+    """How patient collection is in this store. Raises NotFound when there is none, Corrupt."""
+    return parameters.from_json(_parse(await _read_store(objects)))
 
 
 async def _read_store(objects: ObjectStore) -> Blob:
