@@ -21,6 +21,7 @@ from stnode.objectstore.base import Exists, Key, Mode, ObjectStore
 from stnode.objectstore.options import StoreOptions
 from stnode.objectstore.registry import open_store
 from tests.support import s3servers
+from tests.support.processes import usage
 
 PACK_BYTES = 32 << 20
 RANGE_BYTES = 8 << 20
