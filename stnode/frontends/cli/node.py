@@ -17,7 +17,7 @@ from stnode.protocol import deviceid
 from stnode.repo.parameters import span_s
 
 
-class _Span(click.ParamType):
+class _Span(click.ParamType[int]):
     """A time span such as 12h, as seconds."""
 
     name = "time"
