@@ -372,6 +372,14 @@ def resolve(conn: sqlite3.Connection, pack: int, place: int, count: int) -> list
     return runs
 
 
+def may_be_named(conn: sqlite3.Connection, extents: Extents) -> bool:
+    """Whether new records may name these blocks: each lies, relocations followed, in a pack that is neither condemned nor lost."""
+    query = "SELECT 1 FROM packs WHERE number = ? AND condemned = 0 AND lost = 0"
+    return all(
+        not pack or conn.execute(query, (pack,)).fetchone() is not None for extent in extents for pack, _, _ in resolve(conn, *extent)
+    )
+
+
 def condemned(conn: sqlite3.Connection) -> tuple[list[tuple[int, int]], list[tuple[str, int]]]:
     """What commits have condemned and nobody reported gone: (pack number, commit) and (key of another object, commit)."""
     packs_ = conn.execute("SELECT number, condemned FROM packs WHERE condemned > 0 ORDER BY number").fetchall()

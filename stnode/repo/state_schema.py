@@ -73,6 +73,7 @@ STEPS: Final[tuple[str, ...]] = (
     ALTER TABLE state ADD COLUMN orphan_age_us INTEGER NOT NULL DEFAULT 86400000000;
     CREATE TABLE horizons (number INTEGER PRIMARY KEY, horizon_us INTEGER NOT NULL)
     """,
+    "CREATE INDEX records_flagged ON records (fid, name) WHERE flags <> 0",
 )
 """Steps of `Database.migrate`. `index_id` is text because SQLite has no unsigned 64-bit integer."""
 

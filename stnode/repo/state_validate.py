@@ -20,6 +20,7 @@ from stnode.repo.layout import is_id, minted_us
 from stnode.repo.pb import store_pb2 as pb
 from stnode.repo.records import Applied, Extents, decode_extents
 from stnode.repo.state_apply import write_commit
+from stnode.repo.state_damage import sources_of
 from stnode.repo.state_reads import Head, head, orphan_age_us, resolve
 
 MAX_SEQUENCE: Final = (1 << 63) - 1
@@ -251,23 +252,12 @@ def condemned_reference(conn: sqlite3.Connection, packs: Iterable[int]) -> str |
     """Why these packs may not go on the present state: something live still resolves into one of them. None if they may."""
     partials = [decode_extents(row[0]) for row in conn.execute("SELECT extents FROM partials")]
     for pack in packs:
-        for source in _sources(conn, pack):
+        for source in sources_of(conn, pack):
             for extents in (*partials, *_referrers(conn, source)):
                 for named, place, count in extents:
                     if named == source and any(to == pack for to, _, _ in resolve(conn, named, place, count)):
                         return f"it condemns pack {pack}, which is still referred to"
     return None
-
-
-def _sources(conn: sqlite3.Connection, pack: int) -> set[int]:
-    """The pack and those whose blocks have been moved into it, over any number of steps."""
-    found, open_ends = {pack}, [pack]
-    while open_ends:
-        for (source,) in conn.execute("SELECT DISTINCT pack FROM relocations WHERE to_pack = ?", (open_ends.pop(),)).fetchall():
-            if source not in found:
-                found.add(source)
-                open_ends.append(source)
-    return found
 
 
 def _referrers(conn: sqlite3.Connection, pack: int) -> Iterator[Extents]:

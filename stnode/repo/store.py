@@ -24,6 +24,7 @@ from stnode.protocol.vector import to_wire
 from stnode.repo import layout, parameters, state
 from stnode.repo.blockindex import BlockIndex
 from stnode.repo.codec import Body, Partial, Section
+from stnode.repo.damage import Damage
 from stnode.repo.dedupe import Dedupe
 from stnode.repo.guard import PendingDeletions
 from stnode.repo.heartbeat import Heartbeats
@@ -110,6 +111,8 @@ class Store:
         )
         self.heartbeats = Heartbeats(objects, env, self._journal.upload_time_us)
         self._upkeep = Upkeep(objects, db, env, node, self._journal.upload_time_us)
+        self.damage = Damage(objects, db, env, self._journal, self.packer, self.packlists, self.reader.forget, self._check_store)
+        self.reader.suspect = self.packlists.suspect = self.damage.suspect
         self._journal.subscribe(self._applied)
 
     # ---- life ---------------------------------------------------------------------------------------------------------
@@ -180,11 +183,13 @@ class Store:
         await store.reader.open()
         await store._journal.start()
         store._upkeep.start()
+        store.damage.start()
         return store
 
     async def close(self) -> None:
         """Stops committing and following at once. Neither the database nor the object store is closed."""
         await self._upkeep.close()
+        await self.damage.close()
         await self._journal.close()
         await self.reader.close()
 
@@ -262,6 +267,7 @@ class Store:
         if applied.restored:
             self.reader.forget_moves()
         self._upkeep.applied(applied)
+        self.damage.applied(applied)
 
     def _journal_time(self) -> int:
         return self._journal.upload_time_us()

@@ -171,6 +171,9 @@ def _folder_trouble(status: NodeStatus, now_s: float) -> str:
         lines += [f"{folder.id}: {error.path}: {error.message}" for error in folder.errors]
         if folder.error_count > len(folder.errors):
             lines.append(f"{folder.id}: {folder.error_count - len(folder.errors):,} more errors")
+        lines += [f"{folder.id}: {path}: its content is lost; it is pulled again as soon as a device has it" for path in folder.lost]
+        if folder.lost_count > len(folder.lost):
+            lines.append(f"{folder.id}: {folder.lost_count - len(folder.lost):,} more files with lost content")
         if (waiting := folder.pending_deletions) is not None:
             lines.append(
                 f"{folder.id}: the deletion of {waiting.files:,} of {waiting.total:,} files waits for {span_text(waiting.until_s - now_s)}, "
