@@ -108,6 +108,7 @@ class Journal:
     ) -> None:
         self._env = env
         self._options = options or JournalOptions()
+        self._packs = packs
         self._guard = DeletionGuard()
         self._follower = Follower(objects, db, env, writer, restore, check_store, self._on_applied)
         self._committer = Committer(objects, db, env, self._follower, packs, self._guard, *writer, announced, self._fail_followers)
@@ -405,6 +406,7 @@ class Journal:
         """The bucket was put back: what was made on the lost history is given back. (The group under way is the committer's.)"""
         if self._histories != self._follower.histories:
             self._histories = self._follower.histories
+            self._packs.unregister()
             wishes = [*self._wishes, *self._guard.take_all()]
             self._wishes.clear()
             self._queued_records = self._queued_bytes = 0

@@ -119,6 +119,7 @@ class PackLists:
         self._lists: OrderedDict[int, Listed] = OrderedDict()
         self._pending: dict[int, Listed] = {}
         self._numbers: dict[int, int] = {}
+        self._generation = 0
         self._loading: dict[int, asyncio.Future[None]] = {}
         self._fetches = asyncio.Semaphore(FETCHES)
 
@@ -188,6 +189,7 @@ class PackLists:
         self._lists.clear()
         self._numbers.clear()
         self.memory_bytes = 0
+        self._generation += 1
 
     async def moves(self, pack: int) -> Sequence[Move]:
         """Where blocks of a registered pack have moved, sorted by place; nothing for handles that no commit knows."""
@@ -259,12 +261,14 @@ class PackLists:
             entries = self._registry.by_number(conn, numbers)
             return entries, _stored(conn, [entry.id for entry in entries.values()])
 
+        generation = self._generation
         entries, stored = await self._db.run(read)
         for number in numbers:
             if number not in entries:
                 raise PackGone(f"pack {number} is not in the state that this node knows")
         known = [(entry, stored[entry.id][1]) for entry in entries.values() if entry.id in stored]
         lists = dict(zip((entry.id for entry, _ in known), await self._env.threads.run(_decode_all, known), strict=True)) if known else {}
+        self._check(generation)
         missing: list[PackEntry] = []
         for number in numbers:
             entry = entries[number]
@@ -274,12 +278,13 @@ class PackLists:
             else:
                 self._adopt(number, Listed(stored[entry.id][0], _key(entry), entry.id, blocks))
         if missing:
-            await self._fetch_all(missing)
+            await self._fetch_all(missing, generation)
 
-    async def _fetch_all(self, entries: Sequence[PackEntry]) -> None:
+    async def _fetch_all(self, entries: Sequence[PackEntry], generation: int) -> None:
         results = await asyncio.gather(*(self._fetch(entry) for entry in entries), return_exceptions=True)
         found = [result for result in results if isinstance(result, _Found)]
         serials = await self._db.write(lambda conn: self._store(conn, found, None)) if found else []
+        self._check(generation)
         by_id = {each.id: (serial, each.blocks) for each, serial in zip(found, serials, strict=True)}
         for entry in entries:
             if entry.id in by_id:
@@ -291,6 +296,11 @@ class PackLists:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+    def _check(self, generation: int) -> None:
+        """What was looked up before the state was rebuilt on another history says nothing of the numbers of this one."""
+        if generation != self._generation:
+            raise PackGone("the state was rebuilt while a pack's list was read")
 
     async def _fetch(self, entry: PackEntry) -> _Found:
         key = _key(entry)
