@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.processes import usage
 from bench.transfer import FOLDER, scanned_sender, until_complete
 from tests.support.nodes import StnodeProcess
+from tests.support.processes import usage
 from tests.support.syncthing import SyncthingProcess
 
 _PIECE = 64 << 20

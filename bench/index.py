@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import stnode.net.tcp  # noqa: F401 - registers tcp://
-from bench.processes import reset_peak, usage
 from stnode.clock import Env, system_env
 from stnode.net import base as net
 from stnode.net import identity
@@ -29,6 +28,7 @@ from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileType
 from stnode.protocol.messages import ClusterConfig, ClusterDevice, ClusterFolder, FolderID, Hello, Index
 from tests.support.nodes import StnodeProcess
+from tests.support.processes import reset_peak, usage
 
 FOLDER = FolderID("million")
 BATCH = 1000

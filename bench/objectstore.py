@@ -21,6 +21,7 @@ from stnode.objectstore.base import Exists, Key, Mode, ObjectStore
 from stnode.objectstore.options import StoreOptions
 from stnode.objectstore.registry import open_store
 from tests.support import s3servers
+from tests.support.processes import usage
 
 PACK_BYTES = 32 << 20
 RANGE_BYTES = 8 << 20
@@ -128,9 +129,9 @@ def main() -> None:
         with ExitStack() as held:
             if name in ("moto", "seaweedfs"):
                 server = held.enter_context(getattr(s3servers, name)())
-                before = server.cpu_seconds()
+                before = usage(server.pid).cpu_s
                 asyncio.run(measure(server.url("bench"), server.options))
-                print(f"  the server used {server.cpu_seconds() - before:.1f} CPU s")
+                print(f"  the server used {usage(server.pid).cpu_s - before:.1f} CPU s")
             elif name == "localdir":
                 directory = held.enter_context(tempfile.TemporaryDirectory(dir=arguments.directory))
                 asyncio.run(measure(Path(directory).as_uri(), StoreOptions()))

@@ -21,9 +21,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench.processes import reset_peak, usage
 from bench.trees import TREES, Tree
 from tests.support.nodes import StnodeProcess
+from tests.support.processes import reset_peak, usage
 from tests.support.s3servers import S3Server, seaweedfs
 from tests.support.syncthing import SyncthingProcess
 

@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from stnode.clock import Env
 from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo, FileType
-from stnode.repo.addresses import packs_of
 from stnode.repo.packlist import PackLists
-from stnode.repo.records import Extents, Record
+from stnode.repo.records import Extents, LocalFlag, Record
 
 _BLOCKS_PER_TURN = 4096
 
 
 async def announced_files(env: Env, packlists: PackLists, records: Sequence[Record]) -> list[bytes]:
-    """One encoded FileInfo per record, same order. Lists of packs that are not here yet are fetched from the store."""
-    await packlists.ensure({pack for record in records for pack in packs_of(record.extents)})
+    """One encoded FileInfo per record, same order. Lists of packs that are not here yet are fetched from the store. A record whose content
+    is given up goes without its blocks: nobody can name them any more."""
+    extents = await packlists.present([() if record.local_flags & LocalFlag.MUST_FETCH else record.extents for record in records])
     encoded: list[bytes] = []
     blocks = 0
-    for record in records:
+    for record, where in zip(records, extents, strict=True):
         info = _announced_as(record)
-        hashes = block_hashes(packlists, info, record.extents)
+        hashes = b"" if record.local_flags & LocalFlag.MUST_FETCH else block_hashes(packlists, info, where)
         encoded.append(fileinfo.encode(info.wire, record.sequence, info.size, info.block_size, hashes))
         blocks += len(hashes) // 32 + 1
         if blocks >= _BLOCKS_PER_TURN:
@@ -55,5 +55,8 @@ def _zero_hashes(info: FileInfo, first: int, count: int) -> bytes:
 
 
 def _announced_as(record: Record) -> FileInfo:
-    """A local change in a receive-only folder is announced invalid and with an empty vector (bep-facts 9.1)."""
-    return fileinfo.replace(record.info, invalid=True, version=()) if record.local_flags else record.info
+    """A local change in a receive-only folder is announced invalid and with an empty vector (bep-facts 9.1), damaged content invalid, under
+    its vector."""
+    if record.local_flags & LocalFlag.RECEIVE_ONLY:
+        return fileinfo.replace(record.info, invalid=True, version=())
+    return fileinfo.replace(record.info, invalid=True) if record.local_flags else record.info

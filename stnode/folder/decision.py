@@ -1,6 +1,7 @@
 """The rules for one name: which version is global, do we need it, who has it (bep-facts 7.2, 7.3 with v2's winner, 12.3, 12.4).
 
 - Invalid entries and our own flagged records are never global; of equal versions ours counts.
+- In the place of our record with lost content comes its own version, or one that is not older; a deletion only if it knew ours.
 - We need the global version unless our record's vector covers it; a deletion only if we have a live item.
 - A send-only folder needs nothing: its differences are `held`, except for a version that equals ours but for the vector (METADATA),
   which it takes.
@@ -20,7 +21,7 @@ from stnode.protocol import fileinfo, vector
 from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.protocol.pb import bep_pb2 as pb
 from stnode.protocol.vector import Ordering, Vector
-from stnode.repo.records import LocalFlag
+from stnode.repo.records import LocalFlag, is_lost
 
 
 class Entry(NamedTuple):
@@ -85,7 +86,7 @@ class Item:
         who settles it for both (docs/adr/0017)."""
         differing: dict[bytes, Entry] = {}
         for entry in entries:
-            if not entry.flags & INVALID:
+            if not entry.flags & INVALID and not self._worthless(entry):
                 differing.setdefault(entry.version, entry)
         if not differing or (self._counts and len(differing) == 1 and self._own is not None and self._own.version in differing):
             return None
@@ -134,7 +135,8 @@ class Item:
             content = next((entry.content for entry in entries if entry.version == winner.version and entry.content is not None), None)
         if before is not None and not live and not before.replaces and before.version == winner.version and before.held == takes_nothing:
             return before if before.content == content else before._replace(content=content)
-        held, blocks = takes_nothing, 0
+        # What a send-only folder has lost it does take, if it is what was lost.
+        held, blocks = takes_nothing and not (own is not None and is_lost(own.flags) and own.version == winner.version), 0
         kind = self._kind(winner)
         if live and not deleted and (alike := self._alike(winner, content)) is not None:
             kind, held = NeedKind.METADATA, takes_nothing and not alike
@@ -160,6 +162,17 @@ class Item:
                     mark = HAS
             marked.append(entry if entry.flags & MARKS == mark else entry._replace(flags=entry.flags & ~MARKS | mark))
         return marked
+
+    def _worthless(self, entry: Entry) -> bool:
+        """Whether our record's content, though lost, must not give way to this entry: what is merely missing is neither set back nor deleted
+        (invariant 7)."""
+        own = self._own
+        if own is None or not is_lost(own.flags) or own.version == entry.version:
+            return False
+        order = vector.compare(vector.from_wire(entry.version), vector.from_wire(own.version))
+        if entry.flags & DELETED:
+            return order is not Ordering.GREATER
+        return order is Ordering.LESSER
 
     def _covers(self, version: bytes) -> bool:
         own = self._own

@@ -77,11 +77,15 @@ def best_versions(conn: Connection, fid: int, names: Sequence[str]) -> dict[str,
     return {name: vector.from_wire(winner.version) for name, winner in winners if winner is not None}
 
 
-def missing_content(conn: Connection, fid: int) -> list[int]:
-    """Devices whose index must be sent again (`index.forget`), because they have a needed version whose content was dropped as equal
-    to our record, which then went back (restored bucket, damage). Empty in all normal life."""
+def missing_content(conn: Connection, fid: int, names: Sequence[str] | None = None) -> list[int]:
+    """Devices whose index must be sent again (`index.forget`), because they have a needed version (of these names) whose content was
+    dropped as equal to our record, which then went back (restored bucket, damage). Empty in all normal life."""
+    among = "need n CROSS JOIN remote r"
+    if names is not None:
+        fill_batch(conn, names)
+        among = "temp.batch b CROSS JOIN need n ON n.name = b.name CROSS JOIN remote r"
     rows = conn.execute(
-        "SELECT DISTINCT r.dev FROM need n CROSS JOIN remote r ON r.fid = n.fid AND r.name = n.name AND r.version = n.version "
+        f"SELECT DISTINCT r.dev FROM {among} ON r.fid = n.fid AND r.name = n.name AND r.version = n.version "  # noqa: S608 - constants
         "WHERE n.fid = ? AND n.content IS NULL",
         (fid,),
     )

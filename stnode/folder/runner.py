@@ -46,6 +46,7 @@ _BACKLOG_BLOCKS = 500_000
 _CROWDED_ROUNDS = 2
 _PARTIAL_EVERY_S = 5.0
 _RECHECK_AGAIN_S = 5.0
+_ASK_AGAIN_S = 1.0
 _LONG_INTAKE = 50_000
 """Files of one stream of index messages from which on it goes before pulling."""
 _INTAKE_PAUSE_S = 0.25
@@ -99,6 +100,8 @@ class FolderRunner:
         self._stale: set[str] = set()
         self._settled: set[str] = set()
         self._recheck_all = False
+        self._asked_again: set[int] = set()
+        self._asking_again = False
         self._wake = asyncio.Event()
         self._recheck_wake = asyncio.Event()
         self._progress = asyncio.Event()
@@ -246,7 +249,8 @@ class FolderRunner:
                 if every:
                     await self._evaluate_all()
                 if names:
-                    effect = await self._db.write(partial(index.recheck, fid=self.fid, names=names, settings=self.settings))
+                    effect, without_content = await self._db.write(partial(self._recheck, names=names))
+                    self._asked_again.update(without_content)
             except StnodeError as exc:  # a full disk, most likely: all of it again, when there may be room
                 _log.warning("need not evaluated", folder=self.settings.folder_id, error=exc.message)
                 self._stale.update(names)
@@ -266,9 +270,33 @@ class FolderRunner:
             self._deleting -= settled
             again = settled & self._outdated
             self._outdated -= settled
+            if self._asked_again and not self._asking_again:
+                self._asking_again = True
+                self._spawn(self._ask_again(), "ask again")
             if every or changed or again or self.errors:
                 self._wake.set()
             self._progress.set()
+
+    def _recheck(self, conn: Connection, names: Sequence[str]) -> tuple[IndexEffect, list[int]]:
+        """Runs in the database's thread. Also who has content that we dropped as known, and lost since: their index is to come again."""
+        effect = index.recheck(conn, self.fid, names, self.settings)
+        devices = index.missing_content(conn, self.fid, effect.needed) if effect.needed else []
+        for device in devices:
+            index.forget(conn, self.fid, device)
+        return effect, devices
+
+    async def _ask_again(self) -> None:
+        """A while after the last of a row of commits, so that what was lost with many files is asked for once."""
+        while True:
+            count = len(self._asked_again)
+            await self._env.clock.sleep(_ASK_AGAIN_S)
+            if len(self._asked_again) == count and not self._recheck_wake.is_set():
+                break
+        self._asking_again = False
+        devices, self._asked_again = self._asked_again, set()
+        for device in sorted(devices):
+            if device in self.peers:
+                self.peers[device].resend_config()
 
     async def _evaluate_all(self) -> None:
         """Need from the beginning; who has content that we dropped as known, and lost since, is asked for its index again. What we had
@@ -405,10 +433,15 @@ class FolderRunner:
             last,
             infos,
             index.sources(conn, self.fid, files),
-            {name: record.extents for name, record in state.get_records(conn, self.fid, same).items()} if same else {},
+            self._same_extents(conn, same) if same else {},
             self._partial_runs(conn, infos) if files else {},
             crowded,
         )
+
+    def _same_extents(self, conn: Connection, names: Sequence[str]) -> dict[str, Extents]:
+        """Where the content of our records is, unless it may not be named any more: then it is pulled like another one."""
+        records = state.get_records(conn, self.fid, names)
+        return {name: record.extents for name, record in records.items() if state.may_be_named(conn, record.extents)}
 
     def _partial_runs(self, conn: Connection, infos: Mapping[str, FileInfo]) -> dict[str, tuple[Reuse, ...]]:
         """What unfinished downloads, ours or a sibling's, have of these very versions."""
@@ -416,7 +449,12 @@ class FolderRunner:
         for partial_file, _ in state.partials(conn, self.fid):
             info = infos.get(partial_file.name)
             if info is not None and partial_file.blocks_hash == fileinfo.blocks_hash(info.block_hashes):
-                found[info.name] = (*found.get(info.name, ()), *zip(partial_file.starts, partial_file.extents, strict=True))
+                runs = [
+                    (start, extent)
+                    for start, extent in zip(partial_file.starts, partial_file.extents, strict=True)
+                    if state.may_be_named(conn, (extent,))
+                ]
+                found[info.name] = (*found.get(info.name, ()), *runs)
         return found
 
     async def _delete(self) -> None:

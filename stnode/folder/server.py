@@ -8,6 +8,7 @@ a missing answer would block the peer's puller for as long as the connection liv
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class BlockServer:
                 continue
             pack, place, blocks = run
             data = cached(pack, place)
-            if data is not None and self._matches(request, pack, place):
+            if data is not None and self._matches(request, pack, place, data):
                 reply(request.id, data, ErrorCode.NO_ERROR)
             else:
                 misses.append((pack, place, place + blocks, request))
@@ -137,9 +138,14 @@ class BlockServer:
         while len(self._records) > _CACHED_RECORDS + len(names):
             self._records.popitem(last=False)
 
-    def _matches(self, request: Request, pack: int, place: int) -> bool:
-        """The peer wants this very content. Without a hash (v1 may leave it out) the record's content is what it gets."""
-        return not request.hash or self._store.packlists.hashes(pack, place, 1) == request.hash
+    def _matches(self, request: Request, pack: int, place: int, data: memoryview) -> bool:
+        """The peer wants this very content. Without a hash (v1 may leave it out) the record's content is what it gets. Of a pack whose
+        blocks have moved the list may be gone."""
+        if not request.hash:
+            return True
+        if self._store.packlists.get(pack) is None:
+            return hashlib.sha256(data).digest() == request.hash
+        return self._store.packlists.hashes(pack, place, 1) == request.hash
 
     async def _read_run(self, run: Sequence[_Miss], reply: Reply) -> None:
         pack, first, _, request = run[0]
@@ -153,7 +159,7 @@ class BlockServer:
             return
         others: list[Request] = []
         for _, place, _, request in run:
-            if self._matches(request, pack, place):
+            if self._matches(request, pack, place, blocks[place - first]):
                 reply(request.id, blocks[place - first], ErrorCode.NO_ERROR)
             else:
                 others.append(request)
@@ -192,9 +198,9 @@ class BlockServer:
             pack, place = FileMap(record.extents).at(index)
             if not pack:
                 continue
-            await self._store.packlists.ensure([pack])
+            [[(pack, place, _)]] = await self._store.packlists.present([((pack, place, 1),)])
             if self._store.packlists.hashes(pack, place, 1) == request.hash:
-                return (await self._store.reader.blocks(pack, place, 1))[0]
+                return (await self._read(pack, place, 1, 1))[0]
         return None
 
 

@@ -13,6 +13,7 @@ from sqlite3 import Connection
 
 from stnode.clock import Env
 from stnode.db import Database
+from stnode.errors import Corrupt, NotFound
 from stnode.folder.announcing import announced_files
 from stnode.protocol import announce
 from stnode.repo import state
@@ -68,7 +69,14 @@ class Announcer:
         records = await self._db.run(read)
         if not records:
             return
-        encoded = await announced_files(self._env, self._store.packlists, records)
+        try:
+            encoded = await announced_files(self._env, self._store.packlists, records)
+        except (Corrupt, NotFound):
+            # We are behind, or a pack is lost: then its records are about to get new numbers, under which they come without blocks.
+            await self._store.follow_to_head()
+            await self._store.damage.settle()
+            records = await self._db.run(read)
+            encoded = await announced_files(self._env, self._store.packlists, records)
         if self._sent != after:
             return  # restarted by another ClusterConfig meanwhile
         cuts = list(announce.batches(records, encoded))

@@ -27,6 +27,7 @@ def families(node: Node, status: NodeStatus) -> list[Family]:
         Family("stnode_folder_bytes", "Live bytes of a folder.", "gauge", ("folder",), {(f.id,): f.bytes for f in folders}),
         Family("stnode_folder_need_files", "Items a folder still needs.", "gauge", ("folder",), {(f.id,): f.need_files for f in folders}),
         Family("stnode_folder_need_bytes", "Bytes a folder still needs.", "gauge", ("folder",), {(f.id,): f.need_bytes for f in folders}),
+        Family("stnode_folder_lost_files", "Files with lost content.", "gauge", ("folder",), {(f.id,): f.lost_count for f in folders}),
         Family(
             "stnode_pulled_bytes",
             "Verified bytes received from devices.",

@@ -11,6 +11,7 @@ from stnode.folder import index
 from stnode.folder.types import NeedTotals
 from stnode.node.connections import DeviceState
 from stnode.node.node import Node
+from stnode.node.present import count_text
 from stnode.node.status import (
     DeviceStatus,
     FolderState,
@@ -24,7 +25,7 @@ from stnode.node.status import (
 )
 from stnode.protocol import deviceid
 from stnode.protocol.deviceid import DeviceID
-from stnode.repo import state
+from stnode.repo import state, state_damage
 from stnode.repo.settings import DeviceSettings
 
 _ERRORS_SHOWN = 20
@@ -34,12 +35,14 @@ _STATES: dict[str, FolderState] = {"idle": "idle", "syncing": "syncing", "waitin
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What the database says: folders, and per folder number needs, packs as (count, bytes), and completion by device, 0 to 1."""
+    """What the database says: folders, and per folder number needs, packs as (count, bytes), completion by device, 0 to 1, and files with lost
+    content: how many, and some names."""
 
     folders: list[state.FolderState]
     needs: dict[int, NeedTotals]
     packs: dict[int, tuple[int, int]]
     completion: dict[int, dict[DeviceID, float]]
+    lost: dict[int, tuple[int, list[str]]]
 
 
 def read_packs(conn: Connection) -> dict[int, tuple[int, int]]:
@@ -94,7 +97,8 @@ class Reporter:
             numbers = {id_: index.device_number(conn, id_) for id_ in self._node.devices if id_ in shared}
             found = index.completion(conn, folder.fid, numbers.values())
             completion[folder.fid] = {id_: found[number].percent / 100 for id_, number in numbers.items()}
-        return _Facts(folders, needs, read_packs(conn), completion)
+        lost = {folder.fid: state_damage.lost_names(conn, folder.fid, _ERRORS_SHOWN) for folder in folders}
+        return _Facts(folders, needs, read_packs(conn), completion, lost)
 
     def _store(self, facts: _Facts) -> StoreStatus:
         node = self._node
@@ -112,8 +116,21 @@ class Reporter:
             spooled_bytes=node.store.packer.bytes_held,
             objects=sum(count for count, _ in facts.packs.values()),
             bytes=sum(size for _, size in facts.packs.values()),
-            warnings=(f"no checkpoint can be written: {status.checkpoint_trouble}",) if status.checkpoint_trouble else (),
+            warnings=self._warnings(facts),
         )
+
+    def _warnings(self, facts: _Facts) -> tuple[str, ...]:
+        store = self._node.store
+        found: list[str] = []
+        if trouble := store.status().checkpoint_trouble:
+            found.append(f"no checkpoint can be written: {trouble}")
+        if store.damage.trouble is not None:
+            found.append(f"damage cannot be looked at: {store.damage.trouble.message}")
+        if lost := sum(count for count, _ in facts.lost.values()):
+            found.append(
+                f"{count_text(lost, 'file has', 'files have')} lost content; connect a device that has them, or bring the packs back"
+            )
+        return tuple(found)
 
     def _folder(self, folder: state.FolderState, facts: _Facts) -> FolderStatus:
         node, settings = self._node, folder.settings
@@ -141,6 +158,8 @@ class Reporter:
             error_count=len(errors),
             errors=tuple(PathError(path, message) for path, message in list(errors.items())[:_ERRORS_SHOWN]),
             pending_deletions=self._pending(folder),
+            lost_count=facts.lost[folder.fid][0],
+            lost=tuple(facts.lost[folder.fid][1]),
             reason=runner.broken if runner is not None else "",
         )
 

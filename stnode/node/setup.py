@@ -15,14 +15,15 @@ from stnode.net import identity
 from stnode.node.home import Holder, Home, lock_or_daemon
 from stnode.node.objects import open_objects, store_url
 from stnode.protocol import deviceid
-from stnode.repo.store import Store
+from stnode.repo.parameters import DEFAULT, Collection
+from stnode.repo.store import Store, read_parameters
 
 _KEY_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the user wants to differ from the defaults; "" and () = the default."""
+    """What the user wants to differ from the defaults; "", () and 0 = the default. The last two only matter to a store that is made now."""
 
     store_url: str = ""
     endpoint_url: str = ""
@@ -30,7 +31,8 @@ class Asked:
     name: str = ""
     listen: tuple[str, ...] = ()
     api_listen: str = ""
-    single_node: bool = False
+    orphan_age_s: int = 0
+    grace_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, s
         if not new_home:
             _require_same(asked, settings)
         own = await env.threads.run(identity.load_or_generate, home.path, env.clock)
-        new_store, warnings = await _make_store(home, settings, env, own.device_id)
+        new_store, warnings = await _make_store(home, settings, env, asked)
         if new_home:
             await env.threads.run(_write, home.config, text)
         return Done(deviceid.format(own.device_id), store_url(home.path, settings), new_home, new_store, warnings)
@@ -66,13 +68,19 @@ async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, s
         lock.release()
 
 
-async def _make_store(home: Home, settings: config.Config, env: Env, own: deviceid.DeviceID) -> tuple[bool, tuple[str, ...]]:
+async def _make_store(home: Home, settings: config.Config, env: Env, asked: Asked) -> tuple[bool, tuple[str, ...]]:
     """Tries the store out and makes it unless it is there; (whether it is new, what to warn about)."""
     objects = open_objects(home.path, settings, env)
-    single = own if settings.store.single_node else None
     try:
-        capabilities = await Store.try_out(objects, env, single_node=single is not None)
-        return await Store.init(objects, env, capabilities, single_node=single), capabilities.warnings
+        capabilities = await Store.try_out(objects, env)
+        wanted = Collection(asked.orphan_age_s or DEFAULT.orphan_age_s, asked.grace_s or DEFAULT.grace_s)
+        new = await Store.init(objects, env, capabilities, wanted)
+        if not new and (asked.orphan_age_s or asked.grace_s) and await read_parameters(objects) != wanted:
+            raise ConfigError(
+                "the store is there already, with other times than --orphan-age and --grace ask for",
+                hint="leave the options out: a store keeps the times that it was made with",
+            )
+        return new, capabilities.warnings
     finally:
         await objects.close()
 
@@ -85,7 +93,6 @@ def _require_same(asked: Asked, settings: config.Config) -> None:
         "--name": (asked.name, settings.node.name),
         "--listen": (asked.listen, settings.node.listen),
         "--api-listen": (asked.api_listen, settings.api.listen),
-        "--single-node": (asked.single_node, settings.store.single_node),
     }
     for option, (wanted, found) in there.items():
         if wanted and wanted != found:
@@ -112,7 +119,6 @@ def _template(asked: Asked, env: Env) -> str:
 {line("url", asked.store_url, '"s3://bucket/prefix"    # by default the directory `store` beside this file')}
 {line("endpoint_url", asked.endpoint_url, '"https://s3.example.org"')}
 {line("region", asked.region, '"us-east-1"')}
-{"single_node = true" if asked.single_node else "# single_node = false"}           # true: no other node uses this store, which has no conditional writes
 # access_key_id = "…"            # by default the usual AWS chain: variables AWS_*, ~/.aws, instance roles
 # secret_access_key = "…"        # or secret_access_key_file = "/run/secrets/…"
 

@@ -52,6 +52,9 @@ class FolderStatus:
     error_count: int = 0
     errors: tuple[PathError, ...] = ()
     pending_deletions: PendingDeletions | None = None
+    lost_count: int = 0
+    """Files with lost content, which nobody has had again so far; `lost` names some of them."""
+    lost: tuple[str, ...] = ()
     reason: str = ""
     """Why the state is waiting or error, in words; '' otherwise."""
 

@@ -79,6 +79,11 @@ class RangeCache:
         while self.size_bytes > self.limit_bytes and len(self._chunks) > 1:
             self._remove(next(iter(self._chunks)))
 
+    def drop(self, serial: int) -> None:
+        """Forgets a pack."""
+        for chunk in [chunk for chunk in self._chunks if chunk.serial == serial]:
+            self._remove(chunk)
+
     def _remove(self, chunk: Chunk) -> None:
         del self._chunks[chunk]
         self.size_bytes -= chunk.cost_bytes

@@ -19,7 +19,7 @@ from stnode.repo.check_journal import JournalCheck
 from stnode.repo.check_packs import PackCheck
 from stnode.repo.checkreport import CheckProblem, CheckReport, CheckStep
 from stnode.repo.restore import restore
-from stnode.repo.slots import arranged
+from stnode.repo.store import read_parameters
 
 
 async def check(
@@ -28,7 +28,6 @@ async def check(
     """Checks the store step by step; the last step carries the report. `scratch` is a directory with room for the state (some 500
     bytes per file); `own` is this node's state, compared where it is at the same commit. Raises Unavailable, Full, and Refused for
     what the store itself refuses."""
-    objects = await arranged(objects)
     journal = JournalCheck(objects, env)
     async for step in journal.steps():
         yield step
@@ -61,6 +60,11 @@ async def check(
 async def _restore(objects: ObjectStore, db: Database, env: Env, own: Database | None) -> CheckProblem | None:
     """Rebuilds the state in `db`; what came in the way, or how this node's state differs."""
     prefix = layout.journal_prefix()
+    await state.prepare(db)
+    try:
+        await state.prepare(db, await read_parameters(objects))
+    except (Corrupt, NotFound) as exc:  # by which rules commits are void is not known
+        return CheckProblem(layout.STORE, exc.message)
     try:
         await restore(objects, db, env)
     except (Corrupt, Refused, NotFound) as exc:

@@ -39,7 +39,6 @@ DELTA_RUN_BYTES: Final = 8 << 20
 SMALL_BASE_BYTES: Final = 1 << 20
 """A base range of this size is rather written anew than given deltas."""
 REWRITE_SHARE: Final = 4
-TRUNCATE_AFTER_US: Final = 86_400_000_000
 
 _CHUNK: Final = 4096
 _log = get_logger(__name__)
@@ -309,13 +308,13 @@ async def verify(objects: ObjectStore, env: Env, manifest: Manifest) -> None:
 
 
 async def truncate(objects: ObjectStore, db: Database, env: Env, store_time_us: int, journal: str = MAIN_JOURNAL) -> int:
-    """Overwrites slots with stubs: those that the second newest manifest covers, which is verified first, and that are older than a
-    day by the store's clock (`store_time_us`: its time now). How many. Errors as `verify`: nothing is truncated then."""
+    """Overwrites slots with stubs: those that the second newest manifest covers, which is verified first, and that are older than
+    the orphan age (a day) by the store's clock (`store_time_us`: its time now). How many. Errors as `verify`: nothing is truncated then."""
     numbers = await manifest_numbers(objects, journal)
     if len(numbers) < 2:
         return 0
     covered = numbers[1]
-    done, verified = await db.run(lambda conn: conn.execute("SELECT truncated, verified FROM state").fetchone())
+    done, verified, age_us = await db.run(lambda conn: conn.execute("SELECT truncated, verified, orphan_age_us FROM state").fetchone())
     if done >= covered:
         return 0
     if verified != covered:
@@ -325,7 +324,7 @@ async def truncate(objects: ObjectStore, db: Database, env: Env, store_time_us: 
     async for meta in objects.list(journal_prefix(journal), start_after=slot_key(done, journal)):
         number = slot_number(meta.key)
         is_slot = number is not None and number <= covered and meta.size_bytes >= _SMALLEST_SLOT_BYTES
-        if number is not None and is_slot and meta.modified_ns // 1000 < store_time_us - TRUNCATE_AFTER_US:
+        if number is not None and is_slot and meta.modified_ns // 1000 < store_time_us - age_us:
             old.append(number)
         elif is_slot:
             covered = min(covered, (number or 1) - 1)

@@ -54,7 +54,7 @@ class Dedupe:
     async def find(self, fid: int, infos: Sequence[FileInfo], hash_bytes: int = PLAIN_HASH_BYTES) -> list[list[Run]]:
         """For each file version, what of it is stored: runs in ascending order that do not overlap; all of its blocks when
         the file is known whole. One database hop per 1,000 infos, and for those that replace a version the lists of its
-        packs. `hash_bytes` is 48 in encrypted folders. Raises what loading a list raises, PackGone excepted."""
+        packs. `hash_bytes` is 48 in encrypted folders. Raises what loading a list raises, unless the pack is gone or damaged."""
         results: list[list[Run]] = []
         fkey = self._fkey_of(fid)
         for batch in _batches(infos, hash_bytes):
@@ -107,7 +107,7 @@ class Dedupe:
             try:
                 await self._packlists.ensure((pack,))
                 known.add(pack)
-            except PackGone:
+            except (PackGone, Corrupt):
                 continue
         return b"".join(
             self._packlists.hashes(pack, place, count) if pack in known else bytes(hash_bytes * count) for pack, place, count in extents

@@ -24,7 +24,7 @@ from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.protocol.pb import bep_pb2
 from stnode.protocol.vector import Ordering, Vector, compare, covers, merge, update
-from stnode.repo.records import UNCONDITIONAL, Draft, DraftSet, Extents, HistoryRule, LocalFlag, Record, SetKind, Status
+from stnode.repo.records import UNCONDITIONAL, Draft, DraftSet, Extents, HistoryRule, LocalFlag, Record, SetKind, Status, is_lost
 
 ALREADY_THERE: Final = "already there"
 OLDER: Final = "older than the committed version"
@@ -133,11 +133,13 @@ class _Loser:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What the versions alone say: `info` (with its `extents`) is written under its name unless None, `loser` gets a copy."""
+    """What the versions alone say: `info` (with its `extents`) is written under its name unless None, `loser` gets a copy. `history`
+    None: as the draft says."""
 
     info: FileInfo | None
     extents: Extents
     loser: _Loser | None = None
+    history: HistoryRule | None = None
 
 
 @dataclass(slots=True)
@@ -238,6 +240,8 @@ class _Bench:
             and sum(extent[2] for extent in draft.extents) != fileinfo.block_count(info.size, info.block_size)
         ):
             return _Refusal(Status.CONFLICT, NOT_COVERED)
+        if draft.remark:
+            return self._remark(draft, writes)
         if draft.extents and not self._view.usable(draft.extents):
             return _Refusal(Status.RETRY_UPLOAD, NO_BLOCKS)
         if draft.history is HistoryRule.ONLY:
@@ -261,7 +265,18 @@ class _Bench:
             writes.add(copy)
         if plan.info is not None:
             removes = plan.info.deleted and current is not None and current.info.type is FileType.FILE and not current.info.deleted
-            writes.add(Judged(draft.fid, plan.info, plan.extents, draft.local_flags, draft.history, removes))
+            history = draft.history if plan.history is None else plan.history
+            writes.add(Judged(draft.fid, plan.info, plan.extents, draft.local_flags, history, removes))
+        return None
+
+    def _remark(self, draft: Draft, writes: _Writes) -> _Refusal | None:
+        """Other flags for the committed record, whatever has become of its blocks; another version of it needs none of them."""
+        current = self._current(draft.fid, draft.info.name, writes)
+        if current is None or current.info.deleted or current.info.version != draft.info.version or current.extents != draft.extents:
+            return _Refusal(Status.DROPPED, OLDER)
+        if current.local_flags == draft.local_flags:
+            return _Refusal(Status.DROPPED, ALREADY_THERE)
+        writes.add(Judged(draft.fid, current.info, current.extents, draft.local_flags, HistoryRule.DROP))
         return None
 
     def _local(self, draft: Draft, current: _Current | None) -> _Plan | _Refusal:
@@ -285,6 +300,8 @@ class _Bench:
         if current is None:
             return _Plan(info, draft.extents)
         committed = current.info
+        if is_lost(current.local_flags):
+            return self._fetched(draft, committed)
         if current.local_flags & LocalFlag.MUST_FETCH:
             return _Plan(info, draft.extents)
         match compare(info.version, committed.version):
@@ -307,6 +324,19 @@ class _Bench:
         if draft.fid in self._context.encrypted or not self._worth_a_copy(loser) or self._view.announced(draft.fid, info):
             return _Refusal(Status.DROPPED, LOSES)
         return _Plan(None, (), loser)
+
+    def _fetched(self, draft: Draft, lost: FileInfo) -> _Plan | _Refusal:
+        """In the place of lost content comes the same version, or one that is not older. The lost one makes no conflict copy, and is
+        never deleted but by who knew it."""
+        match compare(draft.info.version, lost.version):
+            case Ordering.EQUAL:
+                return _Plan(draft.info, draft.extents, history=HistoryRule.DROP)
+            case Ordering.GREATER:
+                return _Plan(draft.info, draft.extents)
+            case Ordering.LESSER:
+                return _Refusal(Status.DROPPED, OLDER)
+            case Ordering.CONCURRENT_GREATER | Ordering.CONCURRENT_LESSER:
+                return _Refusal(Status.DROPPED, LOSES) if draft.info.deleted else _Plan(draft.info, draft.extents)
 
     def _outlived(self, draft: Draft, current: _Current) -> _Plan:
         """A deletion and a concurrent change: the change stays, under a vector above both. Syncthing 1 lets the change win whatever the

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from sqlite3 import Connection
@@ -22,7 +22,7 @@ from stnode.db import Database
 from stnode.errors import Corrupt, Internal, Invalid, NotFound
 from stnode.objectstore.base import Key, ObjectStore
 from stnode.repo import layout
-from stnode.repo.addresses import Move
+from stnode.repo.addresses import Move, packs_of, relocate
 from stnode.repo.blockindex import SCHEMA as INDEX_SCHEMA
 from stnode.repo.blockindex import BlockIndex
 from stnode.repo.pack import PackList, decode_footer, footer_size
@@ -95,7 +95,8 @@ class ListOptions:
 
 
 class PackLists:
-    """Observes the packer, so that lists of packs of this process are there from the moment they are durable."""
+    """Observes the packer, so that lists of packs of this process are there from the moment they are durable. `suspect` may be set: it is
+    told of each registered pack whose list could not be had from the store."""
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class PackLists:
         index: BlockIndex | None = None,
     ) -> None:
         self.memory_bytes = 0
+        self.suspect: Callable[[int], None] = lambda _pack: None
         self._options = options or ListOptions()
         self._objects = objects
         self._db = db
@@ -117,6 +119,7 @@ class PackLists:
         self._lists: OrderedDict[int, Listed] = OrderedDict()
         self._pending: dict[int, Listed] = {}
         self._numbers: dict[int, int] = {}
+        self._generation = 0
         self._loading: dict[int, asyncio.Future[None]] = {}
         self._fetches = asyncio.Semaphore(FETCHES)
 
@@ -186,6 +189,7 @@ class PackLists:
         self._lists.clear()
         self._numbers.clear()
         self.memory_bytes = 0
+        self._generation += 1
 
     async def moves(self, pack: int) -> Sequence[Move]:
         """Where blocks of a registered pack have moved, sorted by place; nothing for handles that no commit knows."""
@@ -193,6 +197,31 @@ class PackLists:
         if number is None:
             return ()
         return await self._db.run(lambda conn: self._registry.moves(conn, number))
+
+    async def known(self, number: int) -> PackList | None:
+        """The list of a registered pack as this node remembers it, whatever the store has now."""
+        listed = self.get(number)
+        if listed is not None:
+            return listed.blocks
+
+        def read(conn: Connection) -> tuple[PackEntry, bytes] | None:
+            entry = self._registry.by_number(conn, (number,)).get(number)
+            stored = _stored(conn, [entry.id]) if entry is not None else {}
+            return None if entry is None or entry.id not in stored else (entry, stored[entry.id][1])
+
+        found = await self._db.run(read)
+        return None if found is None else _decode_all([found])[0]
+
+    async def present(self, extents: Sequence[Extents]) -> list[Extents]:
+        """The same blocks by addresses whose lists are loaded: where a pack is gone, those that its blocks have moved to. Raises what
+        `ensure` raises for blocks that are nowhere else."""
+        try:
+            await self.ensure({pack for each in extents for pack in packs_of(each)})
+        except (PackGone, Corrupt):
+            moves = {pack: await self.moves(pack) for each in extents for pack in packs_of(each)}
+            extents = [relocate(each, moves) for each in extents]
+            await self.ensure({pack for each in extents for pack in packs_of(each)})
+        return list(extents)
 
     # --- loading
 
@@ -232,12 +261,14 @@ class PackLists:
             entries = self._registry.by_number(conn, numbers)
             return entries, _stored(conn, [entry.id for entry in entries.values()])
 
+        generation = self._generation
         entries, stored = await self._db.run(read)
         for number in numbers:
             if number not in entries:
                 raise PackGone(f"pack {number} is not in the state that this node knows")
         known = [(entry, stored[entry.id][1]) for entry in entries.values() if entry.id in stored]
         lists = dict(zip((entry.id for entry, _ in known), await self._env.threads.run(_decode_all, known), strict=True)) if known else {}
+        self._check(generation)
         missing: list[PackEntry] = []
         for number in numbers:
             entry = entries[number]
@@ -247,20 +278,29 @@ class PackLists:
             else:
                 self._adopt(number, Listed(stored[entry.id][0], _key(entry), entry.id, blocks))
         if missing:
-            await self._fetch_all(missing)
+            await self._fetch_all(missing, generation)
 
-    async def _fetch_all(self, entries: Sequence[PackEntry]) -> None:
+    async def _fetch_all(self, entries: Sequence[PackEntry], generation: int) -> None:
         results = await asyncio.gather(*(self._fetch(entry) for entry in entries), return_exceptions=True)
         found = [result for result in results if isinstance(result, _Found)]
         serials = await self._db.write(lambda conn: self._store(conn, found, None)) if found else []
+        self._check(generation)
         by_id = {each.id: (serial, each.blocks) for each, serial in zip(found, serials, strict=True)}
         for entry in entries:
             if entry.id in by_id:
                 serial, blocks = by_id[entry.id]
                 self._adopt(entry.number, Listed(serial, _key(entry), entry.id, blocks))
+        for entry, result in zip(entries, results, strict=True):
+            if isinstance(result, (PackGone, Corrupt)):
+                self.suspect(entry.number)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+    def _check(self, generation: int) -> None:
+        """What was looked up before the state was rebuilt on another history says nothing of the numbers of this one."""
+        if generation != self._generation:
+            raise PackGone("the state was rebuilt while a pack's list was read")
 
     async def _fetch(self, entry: PackEntry) -> _Found:
         key = _key(entry)

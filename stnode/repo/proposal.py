@@ -313,7 +313,10 @@ def covered(conn: Connection, verdict: Verdict) -> list[int] | None:
         current = state.get_records(conn, record.fid, [record.name]).get(record.name)
         if current is None or not covers(current.info.version, record.info.version):
             return None
-        if current.info.version == record.info.version and current.info.wire != record.info.wire:
-            return None  # another process with this identity, in the same second
+        if current.info.version == record.info.version and (current.info.wire, current.local_flags) != (
+            record.info.wire,
+            record.local_flags,
+        ):
+            return None  # another process with this identity, in the same second; or only the flags differ
         sequences.append(current.sequence)
     return sequences

@@ -11,7 +11,7 @@ Memory: the cache's bound, and at most `reads` ranges of up to 8 MiB and one blo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -21,12 +21,11 @@ from stnode.errors import Corrupt, Internal
 from stnode.objectstore.base import ObjectStore
 from stnode.repo.addresses import Move, relocate
 from stnode.repo.cache import CELL_BITS, Chunk, RangeCache, Rows, cell_of, last_cell, next_cell, places_in
-from stnode.repo.checksum import xxh3_64
-from stnode.repo.compression import decompress
 from stnode.repo.diskcache import DiskCache
 from stnode.repo.pack import PLAIN_HASH_BYTES, PackList
 from stnode.repo.packlist import Listed, PackGone, PackLists, read_range
-from stnode.repo.verify import INLINE_BLOCK_BYTES, verify_batch, verify_blocks
+from stnode.repo.packstate import verified_block
+from stnode.repo.verify import INLINE_BLOCK_BYTES, verify_batch
 
 WIDEST_READ_CELLS: Final = 8 << 20 >> CELL_BITS
 FIRST_READ_CELLS: Final = 1 << 20 >> CELL_BITS
@@ -65,11 +64,13 @@ class _Read:
 
 
 class Reader:
-    """All methods on the event loop. Packs are named by number or, for packs of this process, by handle."""
+    """All methods on the event loop. Packs are named by number or, for packs of this process, by handle. `suspect` may be set: it is told
+    of each pack that could not be read as it should be."""
 
     def __init__(self, objects: ObjectStore, packlists: PackLists, env: Env, options: ReaderOptions | None = None) -> None:
         options = options or ReaderOptions()
         self.counts = ReaderCounts()
+        self.suspect: Callable[[int], None] = lambda _pack: None
         self._objects = objects
         self._lists = packlists
         self._env = env
@@ -104,7 +105,7 @@ class Reader:
             self._read_ahead(listed, chunk)
         view = chunk.views[place - chunk.first]
         if view is None and blocks.lengths[place] <= INLINE_BLOCK_BYTES and place not in chunk.bad:
-            view = chunk.views[place - chunk.first] = _good(blocks, place, chunk.stored(blocks.offsets, place))
+            view = chunk.views[place - chunk.first] = verified_block(blocks, place, chunk.stored(blocks.offsets, place))
         return view
 
     async def blocks(self, pack: int, place: int, count: int, likely: int = 0) -> list[memoryview]:
@@ -118,12 +119,20 @@ class Reader:
             if pack in self._moves:
                 return await self._moved(pack, place, count)
             return await self._blocks(pack, place, count, likely)
-        except PackGone:
+        except (PackGone, Corrupt):
             moves = await self._lists.moves(pack)
             if not moves or self._moves.get(pack) == moves:
                 raise
             self._moves[pack] = moves
             return await self._moved(pack, place, count)
+
+    def forget(self, pack: int) -> None:
+        """Drops what is cached of a pack: it is another one in the store by now."""
+        listed = self._lists.get(pack)
+        if listed is not None:
+            self._cache.drop(listed.serial)
+            if self._disk is not None:
+                self._disk.forget(listed.id)
 
     def forget_moves(self) -> None:
         """The state was rebuilt: look again where moved blocks are."""
@@ -139,19 +148,24 @@ class Reader:
             await self._disk.close()
 
     async def _moved(self, pack: int, place: int, count: int) -> list[memoryview]:
-        """The blocks from where relocations say they are now."""
+        """The blocks from where relocations say they are now; of a pack that was repacked or damaged some may not have moved."""
         found: list[memoryview] = []
         for new_pack, new_place, blocks in relocate([(pack, place, count)], self._moves):
-            if new_pack == pack:
-                raise PackGone(f"pack {pack} is gone, and block {new_place} of it has not moved")
             found += await self._blocks(new_pack, new_place, blocks, blocks)
         return found
 
     async def _blocks(self, pack: int, place: int, count: int, likely: int) -> list[memoryview]:
-        listed = self._lists.get(pack)
-        if listed is None:
-            await self._lists.ensure((pack,))
-            listed = self._lists.loaded(pack)
+        try:
+            listed = self._lists.get(pack)
+            if listed is None:
+                await self._lists.ensure((pack,))
+                listed = self._lists.loaded(pack)
+            return await self._listed_blocks(listed, place, count, likely)
+        except (PackGone, Corrupt):
+            self.suspect(pack)
+            raise
+
+    async def _listed_blocks(self, listed: Listed, place: int, count: int, likely: int) -> list[memoryview]:
         end = place + count
         if not 0 <= place <= end <= listed.blocks.count:
             raise Corrupt(f"pack {listed.key} has {listed.blocks.count} blocks, {place} to {end} were asked for")
@@ -286,7 +300,7 @@ class Reader:
         if None in views:
             raise Corrupt(
                 f"block {place + views.index(None)} of pack {listed.key} is damaged",
-                hint="put the pack back from a backup of the bucket; `stnode bucket check --read-data` names the files in it",
+                hint="a running node pulls such files again from devices that have them; `stnode status` names those that nobody has",
             )
         return cast("list[memoryview]", views)
 
@@ -312,21 +326,5 @@ class Reader:
 
 
 def _all_good(blocks: PackList, stored: Sequence[tuple[int, memoryview]]) -> list[memoryview | None]:
-    """`_good` for each. For a thread."""
-    return [_good(blocks, place, view) for place, view in stored]
-
-
-def _good(blocks: PackList, place: int, stored: memoryview) -> memoryview | None:
-    """The block as it was, None unless it is what the list says. An encrypted folder's block is checked by its checksum: its
-    token says nothing of it."""
-    if blocks.checks is not None and xxh3_64(stored) != blocks.checks[place]:
-        return None
-    view = stored
-    if place in blocks.compressed:
-        try:
-            view = memoryview(decompress(stored, blocks.lengths[place]))
-        except Corrupt:
-            return None
-    if blocks.hash_bytes == PLAIN_HASH_BYTES and not verify_blocks([(view, blocks.hashes_of(place))])[0]:
-        return None
-    return view
+    """`verified_block` for each. For a thread."""
+    return [verified_block(blocks, place, view) for place, view in stored]

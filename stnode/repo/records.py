@@ -63,10 +63,17 @@ class LocalFlag(IntFlag):
     IGNORED = 2
     """Matched by the ignore patterns."""
     MUST_FETCH = 4
-    """Its content is damaged or given up: whatever version a peer has takes its place, an older or the same one too."""
+    """Some of its content is lost: this version, or one that is not older, is taken again from whoever has it. The record keeps its vector
+    and its extents, for the pack may come back; peers see it invalid. Together with RECEIVE_ONLY: the local change is given up, any
+    version of a peer takes its place, an older one too."""
     RECEIVE_ONLY = 8
     """Changed locally in a receive-only folder. The record keeps its vector, the announcement hides it; any version of a peer that it
     does not cover takes its place."""
+
+
+def is_lost(flags: int) -> bool:
+    """Whether these local flags are those of a record with lost content, which is merely missing."""
+    return flags & (LocalFlag.MUST_FETCH | LocalFlag.RECEIVE_ONLY) == LocalFlag.MUST_FETCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,8 @@ class HistoryRule(IntEnum):
 class Draft:
     """A change that wants to be committed. `info` is complete, `block_hashes` included. A local change gets its vector in
     the committer: `base` is the version that it was made on (None: the name did not exist); `condition` is what its client
-    demands of the committed version (None: must not exist)."""
+    demands of the committed version (None: must not exist). `remark`: the committed record, if it still is this one, gets these
+    `local_flags` and else stays as it is."""
 
     fid: int
     info: FileInfo
@@ -116,6 +124,7 @@ class Draft:
     condition: Condition = UNCONDITIONAL
     local_flags: int = 0
     history: HistoryRule = HistoryRule.KEEP
+    remark: bool = False
 
 
 class SetKind(IntEnum):
@@ -170,11 +179,12 @@ class AppliedFolder:
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What subscribers hear of a commit. `void` says why its content was ignored; `restored` that the state was rebuilt
-    from the store, so that everything may have changed."""
+    from the store, so that everything may have changed; `packs_changed` that packs were lost, found or their blocks moved."""
 
     number: int
     own: bool = False
     folders: Mapping[int, AppliedFolder] = field(default_factory=dict)
     settings_changed: bool = False
+    packs_changed: bool = False
     restored: bool = False
     void: str | None = None

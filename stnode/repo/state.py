@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from stnode.db import Database
+from stnode.repo.parameters import Collection
 from stnode.repo.state_apply import MERGE_INTERVALS_US
 from stnode.repo.state_reads import (
     FolderState,
@@ -25,10 +26,13 @@ from stnode.repo.state_reads import (
     get_records,
     hash_at,
     head,
+    horizons,
     intervals,
     last_sequence,
     live_children,
+    may_be_named,
     old_versions,
+    orphan_age_us,
     pack_by_id,
     packs,
     packs_after,
@@ -68,10 +72,13 @@ __all__ = [
     "get_records",
     "hash_at",
     "head",
+    "horizons",
     "intervals",
     "last_sequence",
     "live_children",
+    "may_be_named",
     "old_versions",
+    "orphan_age_us",
     "pack_by_id",
     "packs",
     "packs_after",
@@ -90,6 +97,9 @@ __all__ = [
 ]
 
 
-async def prepare(db: Database) -> None:
-    """Creates the tables in a fresh database."""
+async def prepare(db: Database, collection: Collection | None = None) -> None:
+    """Creates the tables in a fresh database, and notes the store's own parameters, by which commits are valid or void."""
     await db.migrate(LAYER, STEPS)
+    if collection is not None:
+        age_us = collection.orphan_age_us
+        await db.write(lambda conn: conn.execute("UPDATE state SET orphan_age_us = ?", (age_us,)))

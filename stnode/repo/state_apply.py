@@ -57,7 +57,8 @@ def write_commit(
     if slot.number % _TIDY == 0:
         conn.execute("DELETE FROM hashes WHERE number < ?", (slot.number - KEPT_HASHES,))
     settings = void is None and bool(body.folders or body.folders_removed or body.devices or body.devices_removed or body.features_on)
-    return Applied(slot.number, own, folders, settings, void=void)
+    packs = void is None and bool(body.packs_lost or body.packs_found or body.relocations)
+    return Applied(slot.number, own, folders, settings, packs, void=void)
 
 
 def body_bytes(slot: Slot) -> int:
@@ -95,7 +96,9 @@ class _Commit:
             self._remove_folder(_fid(self._conn, fkey))
         self._collect()
         if body.horizon_us:
-            self._conn.execute("UPDATE state SET horizon_us = max(horizon_us, ?)", (body.horizon_us,))
+            raised = self._conn.execute("UPDATE state SET horizon_us = ?1 WHERE horizon_us < ?1", (body.horizon_us,)).rowcount
+            if raised:
+                self._conn.execute("INSERT INTO horizons VALUES (?, ?)", (self._slot.number, body.horizon_us))
         return folders
 
     # ---- settings

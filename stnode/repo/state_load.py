@@ -159,6 +159,8 @@ class Loader:
                 manifest.number,
             ),
         )
+        if manifest.horizon_us:
+            conn.execute("INSERT INTO horizons VALUES (?, ?)", (manifest.number, manifest.horizon_us))
         if state_hash(conn) != manifest.state_hash:
             raise Corrupt(f"the runs of manifest {manifest.number} do not add up to its state hash", hint="run `stnode bucket check`")
         conn.execute("INSERT INTO hashes VALUES (?, ?)", (manifest.number, manifest.state_hash))

@@ -112,6 +112,18 @@ def hash_at(conn: sqlite3.Connection, number: int) -> bytes | None:
     return None if row is None else row[0]
 
 
+def orphan_age_us(conn: sqlite3.Connection) -> int:
+    """How far the orphan horizon stays behind store time in this store."""
+    age_us: int = conn.execute("SELECT orphan_age_us FROM state").fetchone()[0]
+    return age_us
+
+
+def horizons(conn: sqlite3.Connection) -> list[tuple[int, int]]:
+    """(commit, orphan horizon) of the commits that raised it, ascending. Those below a manifest that the state was loaded from are one, with
+    the manifest's number: the horizon stands since then at the latest."""
+    return conn.execute("SELECT number, horizon_us FROM horizons ORDER BY number").fetchall()
+
+
 # ---- folders, devices ----------------------------------------------------------------------------------------------
 
 _FOLDER: Final = "fid, fkey, settings, last_sequence, removed, files, directories, symlinks, deleted, bytes"
@@ -358,6 +370,14 @@ def resolve(conn: sqlite3.Connection, pack: int, place: int, count: int) -> list
     if place < end:
         runs.append((pack, place, end - place))
     return runs
+
+
+def may_be_named(conn: sqlite3.Connection, extents: Extents) -> bool:
+    """Whether new records may name these blocks: each lies, relocations followed, in a pack that is neither condemned nor lost."""
+    query = "SELECT 1 FROM packs WHERE number = ? AND condemned = 0 AND lost = 0"
+    return all(
+        not pack or conn.execute(query, (pack,)).fetchone() is not None for extent in extents for pack, _, _ in resolve(conn, *extent)
+    )
 
 
 def condemned(conn: sqlite3.Connection) -> tuple[list[tuple[int, int]], list[tuple[str, int]]]:

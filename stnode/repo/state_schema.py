@@ -2,7 +2,8 @@
 
 In the format's eyes the state is a map (space, group, key) -> value; runs hold exactly that map and the state hash is the sum
 of its entries' hashes modulo 2^128. The tables hold the same facts in columns, and besides what follows from them: totals,
-reference counts, which keys changed since when (`dirty`, for delta runs), and the hashes of the last commits (`hashes`).
+reference counts, which keys changed since when (`dirty`, for delta runs), the hashes of the last commits (`hashes`), and which commits
+raised the orphan horizon (`horizons`).
 """
 
 from __future__ import annotations
@@ -68,11 +69,16 @@ STEPS: Final[tuple[str, ...]] = (
         PRIMARY KEY (grp, space, key)) WITHOUT ROWID
     """,
     ";".join(BULK_INDEXES.values()),
+    """
+    ALTER TABLE state ADD COLUMN orphan_age_us INTEGER NOT NULL DEFAULT 86400000000;
+    CREATE TABLE horizons (number INTEGER PRIMARY KEY, horizon_us INTEGER NOT NULL)
+    """,
+    "CREATE INDEX records_flagged ON records (fid, name) WHERE flags <> 0",
 )
 """Steps of `Database.migrate`. `index_id` is text because SQLite has no unsigned 64-bit integer."""
 
 CONTENT_TABLES: Final = (
-    "folders devices features packs relocations condemned intervals records history partials refs dirty hashes".split()  # noqa: SIM905
+    "folders devices features packs relocations condemned intervals records history partials refs dirty hashes horizons".split()  # noqa: SIM905
 )
 MODULUS_MASK: Final = (1 << 128) - 1
 META_GROUP: Final = 0

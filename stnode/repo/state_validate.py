@@ -1,6 +1,6 @@
 """Which commits are void: the rules of docs/format.md, Void commits, the same for every node, the writer included (invariant 2).
 
-`validate` answers with the reason or None. It needs no clock and no configuration. What is not a matter of the commit's
+`validate` answers with the reason or None. It needs no clock and no configuration but the store's own (`parameters.py`). What is not a matter of the commit's
 content is an error instead: a foreign predecessor (Conflict), features that this version does not know (Refused).
 """
 
@@ -20,10 +20,9 @@ from stnode.repo.layout import is_id, minted_us
 from stnode.repo.pb import store_pb2 as pb
 from stnode.repo.records import Applied, Extents, decode_extents
 from stnode.repo.state_apply import write_commit
-from stnode.repo.state_reads import Head, head, resolve
+from stnode.repo.state_damage import sources_of
+from stnode.repo.state_reads import Head, head, orphan_age_us, resolve
 
-HORIZON_AGE_US: Final = 86_400_000_000
-"""The orphan horizon stays this far behind store time."""
 MAX_SEQUENCE: Final = (1 << 63) - 1
 
 
@@ -131,8 +130,9 @@ class _Rules:
                 yield f"there is no folder {fkey} to remove"
 
     def _horizon(self) -> Iterator[str]:
-        if self._body.horizon_us and self._body.horizon_us > self._slot.store_time_us - HORIZON_AGE_US:
-            yield "its orphan horizon is less than a day before its store time"
+        age_us = orphan_age_us(self._conn)
+        if self._body.horizon_us and self._body.horizon_us > self._slot.store_time_us - age_us:
+            yield f"its orphan horizon is less than {age_us // 1_000_000} s before its store time"
 
     def _packs(self) -> Iterator[str]:
         seen: set[str] = set()
@@ -252,23 +252,12 @@ def condemned_reference(conn: sqlite3.Connection, packs: Iterable[int]) -> str |
     """Why these packs may not go on the present state: something live still resolves into one of them. None if they may."""
     partials = [decode_extents(row[0]) for row in conn.execute("SELECT extents FROM partials")]
     for pack in packs:
-        for source in _sources(conn, pack):
+        for source in sources_of(conn, pack):
             for extents in (*partials, *_referrers(conn, source)):
                 for named, place, count in extents:
                     if named == source and any(to == pack for to, _, _ in resolve(conn, named, place, count)):
                         return f"it condemns pack {pack}, which is still referred to"
     return None
-
-
-def _sources(conn: sqlite3.Connection, pack: int) -> set[int]:
-    """The pack and those whose blocks have been moved into it, over any number of steps."""
-    found, open_ends = {pack}, [pack]
-    while open_ends:
-        for (source,) in conn.execute("SELECT DISTINCT pack FROM relocations WHERE to_pack = ?", (open_ends.pop(),)).fetchall():
-            if source not in found:
-                found.add(source)
-                open_ends.append(source)
-    return found
 
 
 def _referrers(conn: sqlite3.Connection, pack: int) -> Iterator[Extents]:

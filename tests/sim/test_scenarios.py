@@ -312,6 +312,25 @@ async def r4_upload(world: World) -> None:
     await world.check()
 
 
+async def r4_pack_numbers(world: World) -> None:
+    """On the other history the numbers of packs mean other packs: lists that are kept in memory are forgotten, so that nothing is served
+    with the content of what was lost."""
+    a, b = await world.two()
+    await fill(a, 1)
+    backup = world.bucket.snapshot()
+    await fill(a, 1, "lost")
+    await b.store.follow_to_head()
+    assert await b.read(b.names()["lost0"]) == b"lost0"
+    world.bucket.restore(backup)
+    world.forget()
+    await asyncio.sleep(1800)
+    await a.put(await a.file("new", "other", ((1, 9),)))
+    await b.store.follow_to_head()
+    assert await b.read(b.names()["new"]) == b"other"
+    assert await a.read(a.names()["new"]) == b"other"
+    await world.check()
+
+
 async def r4_crash(world: World) -> None:
     """A crash between dropping the cache and committing the new index ID does not forget that one is due."""
     a, b = await world.two()
@@ -831,6 +850,7 @@ test_r4_a_committer_on_a_bucket_put_back = simulated(r4_committer)
 test_r4_an_idle_follower_on_a_bucket_put_back = simulated(r4_idle)
 test_r4_a_foreign_predecessor = simulated(r4_foreign)
 test_r4_an_upload_lost_without_a_commit = simulated(r4_upload)
+test_r4_numbers_of_packs = simulated(r4_pack_numbers)
 test_r4_a_crash_before_the_new_index_id = simulated(r4_crash)
 test_r4_a_fresh_container_on_a_bucket_put_back = simulated(r4_fresh)
 test_r4_a_gap = simulated(r4_gap)

@@ -1,7 +1,8 @@
-"""The simulated world: one bucket, nodes with their own clocks and randomness, faults, crashes, and the invariants of design 3.
+"""The simulated world of stores: one bucket, nodes with their own clocks and randomness, faults, crashes, and the invariants of design 3.
 
-Everything runs in one `VirtualLoop`; a run is a function of its seed. Whatever is worth comparing between two runs of a seed goes
-into `World.trace`.
+A node here is a `Store` and its database, with peers played by the test; `tests/sim/cluster.py` has whole nodes. Everything runs in one
+`VirtualLoop`; a run is a function of its seed. Whatever is worth comparing between two runs of a seed goes into `World.trace`.
+`witness.py` judges what reaches the bucket, this module what nodes say and hold.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any, TypeVar
 from stnode.clock import Env, InlineThreads, SeededRandomness
 from stnode.db import Database
 from stnode.errors import Unavailable
-from stnode.objectstore.base import Blob, Buffer, IfMatch, Key, Meta, Mode, ObjectStore, PutResult
+from stnode.objectstore.base import Blob, Buffer, IfMatch, Key, Meta, Mode, PutResult
 from stnode.objectstore.faulty import FaultPlan, Faulty
-from stnode.objectstore.memory import MemoryStore, StoredObject
+from stnode.objectstore.memory import StoredObject
 from stnode.objectstore.wrappers import Wrapper
 from stnode.protocol import fileinfo
 from stnode.protocol.deviceid import DeviceID
@@ -28,10 +29,11 @@ from stnode.repo import checkpoint, layout, state
 from stnode.repo.codec import NO_PREDECESSOR, Slot, Stub, decode_slot, slot_sha
 from stnode.repo.journal import JournalOptions
 from stnode.repo.judge import parents
-from stnode.repo.records import UNCONDITIONAL, Applied, Condition, Draft, DraftSet, Extents, Outcome, Record, SetKind, Status
+from stnode.repo.packlist import read_list
+from stnode.repo.records import UNCONDITIONAL, Applied, Condition, Draft, DraftSet, Outcome, Record, SetKind, Status
 from stnode.repo.restore import restore
-from stnode.repo.slots import NamedSlots
 from stnode.repo.store import SettingsChange, Store, new_folder
+from tests.sim.witness import DAY_S, SimBucket, Truth, Violation, Watch
 
 START_NS = 1_763_700_000 * 10**9
 BLOCK = 131_072
@@ -131,6 +133,7 @@ class SimNode:
         self.life = 0
         self.alive = False
         self.applied: list[Applied] = []
+        self.may_be_void = True
         self.db = Database(None, inline=True)
 
     async def start(self, *, keep_cache: bool = False) -> None:
@@ -139,19 +142,16 @@ class SimNode:
         random = SeededRandomness(f"{self.world.seed}/{self.number}/{self.life}")
         self.env = SimEnv(self.clock, random, InlineThreads())
         world_env = Env(self.world.clock, SeededRandomness(f"{self.world.seed}/net/{self.number}/{self.life}"), InlineThreads())
-        self.faulty = Faulty(self.world.bucket, world_env, self.plan)
+        self.faulty = Faulty(self.world.watch, world_env, self.plan)
         self.gate = Gate(self.faulty, lambda line: self.world.note(f"n{self.number}.{self.life} {line}"))
         if not keep_cache:
             self.close()
             self.db = Database(None, inline=True)
-        single = self.world.single_node
-        self.store = await Store.open(
-            self.gate, self.db, self.env, self.device, None, self.world.options, single_node=single, try_out=single
-        )
+        self.store = await Store.open(self.gate, self.db, self.env, self.device, None, self.world.options)
         self.store.subscribe(self._on_applied)
         self.alive = True
         await asyncio.sleep(0)  # its tasks have begun, whatever happens next
-        await self._announce()
+        self._tell_all()
 
     def suspend(self) -> asyncio.Event:
         """No request of the node leaves until the event is set, as if its machine slept."""
@@ -187,15 +187,19 @@ class SimNode:
         self.applied.append(applied)
         self.world.note(f"n{self.number} applied {applied.number} own={applied.own} void={applied.void} restored={applied.restored}")
         if not self.gate.dead:
+            self.world.require(applied.void is None or self.may_be_void, "void", f"commit {applied.number} is void: {applied.void}")
+            self.world.computed(self)
             self._tell(applied)
 
     def _tell(self, applied: Applied) -> None:
         """Announces what the commit wrote, reading SQLite as it is at this very moment (inline database)."""
         conn = self.db._connect()
-        for fid in applied.folders:
-            self.world.announce(self, state.folder(conn, fid), state.records_since(conn, fid, 0, 1 << 30))
+        for fid, part in applied.folders.items():
+            self.world.announce(self, state.folder(conn, fid), list(state.get_records(conn, fid, part.names).values()))
+        if applied.restored:
+            self._tell_all()
 
-    async def _announce(self) -> None:
+    def _tell_all(self) -> None:
         conn = self.db._connect()
         for folder in state.folders(conn):
             self.world.announce(self, folder, state.records_since(conn, folder.fid, 0, 1 << 30))
@@ -208,6 +212,19 @@ class SimNode:
     def names(self, fid: int = 1) -> dict[str, Record]:
         return {record.name: record for record in state.records_since(self.db._connect(), fid, 0, 1 << 30)}
 
+    def old_versions(self, fid: int = 1) -> list[Record]:
+        """All that the history holds."""
+        return [old.record for old in state.walk_history(self.db._connect(), fid, "", ("", 0), 1 << 30)]
+
+    async def read(self, record: Record) -> bytes:
+        """A file's content through the node's reader, as peers are served; it must be what was written. Errors are the reader's."""
+        found = b""
+        for pack, place, count in record.extents:
+            found += b"".join(map(bytes, await self.store.reader.blocks(pack, place, count)))
+        wanted = self.world.contents.get(content_hash(record.info))
+        self.world.require(wanted is None or found == wanted, "content", f"node {self.number} serves {record.name} with another content")
+        return found
+
     async def pack(self, *contents: bytes, fid: int = 1) -> int:
         """Uploads one pack holding one block per content; its handle."""
         pack = self.store.packer.begin(fid, stream=False)
@@ -216,9 +233,9 @@ class SimNode:
         return (await self.store.packer.seal(pack)).handle
 
     async def file(self, name: str, content: str, version: Vector, *, mtime: int = 1000, by: int = 1, **draft: Any) -> Draft:
-        """A draft of a pulled file, its pack durable."""
+        """A draft of a pulled file of one block, its pack durable."""
         handle = await self.pack(content.encode())
-        return Draft(1, file_info(name, content, version, mtime=mtime, by=by), ((handle, 0, 1),), **draft)
+        return Draft(1, self.world.file_info(name, content, version, mtime=mtime, by=by), ((handle, 0, 1),), **draft)
 
     async def local(self, name: str, content: str, base: Vector | None = None, condition: Condition = UNCONDITIONAL) -> Draft:
         """A draft of a local write, its pack durable."""
@@ -226,6 +243,7 @@ class SimNode:
 
     async def submit(self, *drafts: Draft | DraftSet) -> list[Outcome]:
         sets = [each if isinstance(each, DraftSet) else DraftSet(SetKind.SINGLE, (each,)) for each in drafts]
+        self.world.truth.may_be_deleted.update(draft.info.name for each in sets for draft in each.drafts if draft.info.deleted)
         outcomes = await self.store.submit(sets)
         for wanted, outcome in zip(sets, outcomes, strict=True):
             self.world.note(f"n{self.number} {[d.info.name for d in wanted.drafts]} {outcome.status.value} {outcome.reason}")
@@ -240,11 +258,19 @@ class SimNode:
         return outcomes
 
 
-def file_info(name: str, content: str, version: Vector, *, mtime: int = 1000, by: int = 1) -> FileInfo:
-    data = content.encode()
+def file_info(name: str, content: str | bytes, version: Vector, *, mtime: int = 1000, by: int = 1) -> FileInfo:
+    data = content if isinstance(content, bytes) else content.encode()
+    hashes = b"".join(hashlib.sha256(data[at : at + BLOCK]).digest() for at in range(0, len(data), BLOCK))
     return fileinfo.new(
-        name=name, type=FileType.FILE, version=version, modified_by=by, size=len(data), modified_s=mtime, block_hashes=hashlib.sha256(data).digest()
-    )  # fmt: skip
+        name=name,
+        type=FileType.FILE,
+        version=version,
+        modified_by=by,
+        size=len(data),
+        modified_s=mtime,
+        block_size=BLOCK,
+        block_hashes=hashes,
+    )
 
 
 def content_hash(info: FileInfo) -> bytes:
@@ -262,38 +288,78 @@ def removed(name: str, version: Vector, *, mtime: int = 2000) -> Draft:
 
 
 class World:
-    """`seed` decides everything. `kept`: acknowledged versions, which no run may lose unless `forget` says that the bucket was put back.
-    `single_node`: the nodes' configuration says that theirs is the store's only one. `written_once`: hashes of contents that were submitted once, so that no name may have two versions of them."""
+    """`seed` decides everything. `kept`: acknowledged versions and when (store time in µs), which no run may lose unless `forget` says that the bucket was put back.
+    `written_once`: hashes of contents that were submitted once, so that no name may have two versions of them. `contents`: what a
+    blocks_hash stands for, of everything that a node was given to store. `violations`: the first of them ends the run."""
 
     def __init__(self, seed: int, options: JournalOptions | None = None) -> None:
         self.seed = seed
         self.options = options
         self.clock = SimClock()
         self.random = SeededRandomness(f"world {seed}")
-        self.bucket = MemoryStore(Env(self.clock, self.random, InlineThreads()))
+        self.bucket = SimBucket(Env(self.clock, self.random, InlineThreads()))
+        self.truth = Truth(self.bucket, self.violate)
+        self.bucket.on_restore = self.truth.rewind
+        self.watch = Watch(self.bucket, self.truth)
         self.nodes: list[SimNode] = []
         self.trace: list[str] = []
-        self.single_node = False
-        self.kept: dict[tuple[str, str], list[Vector]] = {}
+        self.kept: dict[tuple[str, str], list[tuple[Vector, int]]] = {}
         self.written_once: set[bytes] = set()
-        self._numbers: dict[tuple[int, int], tuple[str, Vector]] = {}
+        self.contents: dict[bytes, bytes] = {}
+        self.violations: list[Violation] = []
+        self._violated = asyncio.Event()
+        self._history_from_us = 0
+
+    def violate(self, invariant: str, message: str) -> None:
+        """Notes that an invariant does not hold. The run ends by it, whatever the code under test makes of it meanwhile."""
+        self.note(f"VIOLATION {invariant}: {message}")
+        self.violations.append(Violation(invariant, message))
+        self._violated.set()
+
+    def require(self, holds: object, invariant: str, message: str) -> None:
+        if not holds:
+            self.violate(invariant, message)
+
+    async def run(self, life: Coroutine[Any, Any, None]) -> None:
+        """Runs `life` to its end or to the first violation, which is raised. Errors that follow from a violation are not."""
+        task = asyncio.ensure_future(life)
+        end = asyncio.ensure_future(self._violated.wait())
+        await asyncio.wait((task, end), return_when=asyncio.FIRST_COMPLETED)
+        end.cancel()
+        if not task.done():
+            task.cancel()
+        [result] = await asyncio.gather(task, return_exceptions=True)
+        if self.violations:
+            raise self.violations[0] from (result if isinstance(result, Exception) else None)
+        if isinstance(result, BaseException):
+            raise result
 
     async def checkpoint(self, node: SimNode) -> None:
         """The node writes a checkpoint of what it has applied."""
-        await checkpoint.write_manifest(self._view(), node.db, node.env, node.device, node.store.store_time_us())
+        await checkpoint.write_manifest(self.watch, node.db, node.env, node.device, node.store.store_time_us())
 
     async def truncate(self, node: SimNode) -> int:
         """The node truncates as if two days had passed."""
-        return await checkpoint.truncate(self._view(), node.db, node.env, node.store.store_time_us() + 2 * 86_400_000_000)
+        with self.watch.pretending():
+            return await checkpoint.truncate(self.watch, node.db, node.env, node.store.store_time_us() + 2 * DAY_S * 1_000_000)
 
-    def _view(self) -> ObjectStore:
-        """The bucket as its nodes see it."""
-        return NamedSlots(self.bucket) if self.single_node else self.bucket
+    def leap(self, seconds: float) -> None:
+        """Time passes in which nobody does anything, as in a machine that sleeps: all wall clocks and the store's, no timer."""
+        for clock in (self.clock, *(node.clock for node in self.nodes)):
+            clock.skew_s += seconds
+        self.note(f"{seconds:.0f} s pass")
+
+    def file_info(self, name: str, content: str | bytes, version: Vector, *, mtime: int = 1000, by: int = 1) -> FileInfo:
+        """As the function; the content is known by its hash from now on."""
+        info = file_info(name, content, version, mtime=mtime, by=by)
+        self.contents[content_hash(info)] = content if isinstance(content, bytes) else content.encode()
+        return info
 
     def close(self) -> None:
         """Throws all caches away."""
         for node in self.nodes:
             node.close()
+        self.truth.close()
 
     def note(self, line: str) -> None:
         self.trace.append(f"{asyncio.get_running_loop().time():.6f} {line}")
@@ -317,31 +383,51 @@ class World:
 
     # ---- what must hold at every moment
 
+    def computed(self, node: SimNode) -> None:
+        """Invariant 2: at each commit every node has the state that the journal adds up to."""
+        conn = node.db._connect()
+        number = state.head(conn).number
+        if not self.truth.blind and number in self.truth.hashes:
+            same = state.state_hash(conn) in self.truth.hashes[number]
+            self.require(same, "state", f"node {node.number} has another state at commit {number} than the journal says")
+
     def announce(self, node: SimNode, folder: state.FolderState | None, records: Sequence[Record]) -> None:
-        """Invariants 1, 3, 7: a number announced under an index ID never means another version, whoever announces it, and the blocks of
-        what is announced are in the bucket."""
-        if folder is None:
+        """Invariants 1 and 7: what a node tells its peers is committed under this number, and its blocks are in the bucket."""
+        if folder is None or self.truth.blind:
             return
         conn = node.db._connect()
         for record in records:
             said = (record.name, record.info.version)
-            before = self._numbers.setdefault((folder.settings.index_id, record.sequence), said)
-            assert before == said, f"number {record.sequence} means {before} and {said}"
+            truth = self.truth.meaning(folder.fkey, record.sequence)
+            self.require(
+                truth == said,
+                "announced",
+                f"node {node.number} announces {said} as number {record.sequence}, which commits gave to {truth}",
+            )
             for pack, place, count in record.extents:
                 for now, _, _ in state.resolve(conn, pack, place, count):
                     found = state.packs(conn, [now])
-                    assert now == 0 or now in found, f"{record.name} refers to unknown pack {now}"
-                    if now:
+                    self.require(now == 0 or now in found, "resolvable", f"{record.name} refers to unknown pack {now}")
+                    if now in found:
                         key = layout.pack_key(found[now].fkey, found[now].id)
-                        assert key in self.bucket.snapshot(), f"{record.name} is announced without its pack {key}"
+                        self.require(key in self.bucket.objects, "announced", f"{record.name} is announced without its pack {key}")
 
     def acknowledged(self, node: SimNode, outcome: Outcome) -> None:
-        """Invariant 1: an acknowledged change is never lost."""
-        for name in outcome.names:
+        """Invariant 1: what is acknowledged is committed, under the numbers that are named."""
+        [fkey] = {folder.fkey for folder in state.folders(node.db._connect()) if folder.fid == 1} or {""}
+        for name, sequence in zip(outcome.names, outcome.sequences, strict=True):
+            truth = self.truth.meaning(fkey, sequence)
+            said = f"node {node.number} acknowledges {name} as number {sequence}"
+            self.require(self.truth.blind or (truth and truth[0] == name), "announced", f"{said}, which commits gave to {truth}")
             record = node.record(name)
-            assert record is not None
-            if not record.info.deleted:  # a deletion that loses against a later change leaves nothing to keep
-                self.kept.setdefault(("f", name), []).append(record.info.version)
+            if record is None:
+                self.violate("acknowledged", f"{said}, and does not know the name")
+            elif not record.info.deleted:  # a deletion that loses against a later change leaves nothing to keep
+                self.kept.setdefault(("f", name), []).append((record.info.version, self.bucket.now_ns // 1000))
+
+    def history_ends(self, before_us: int) -> None:
+        """Versions superseded before then may go from the history."""
+        self._history_from_us = max(self._history_from_us, before_us)
 
     def forget(self) -> None:
         """The bucket is put back: what was acknowledged after the backup is lost by the operator's will."""
@@ -360,70 +446,86 @@ class World:
                 await asyncio.wait_for(_until_followed(node), 3600)
 
     async def check(self) -> None:
-        """Invariants 2, 3, 5, 7 on the bucket, on every node, and on a node that starts from nothing."""
+        """Invariants 2, 3, 5, 6, 7 on the bucket, on every node, and on a node that starts from nothing."""
         await self.settle()
         self._check_chain()
         fresh = Database(None, inline=True)
         env = Env(self.clock, SeededRandomness(0), InlineThreads())
         await restore(self.bucket, fresh, env)
         conn = fresh._connect()
-        for node in self.nodes:
-            if node.alive:
-                theirs = node.db._connect()
-                assert state.head(theirs) == state.head(conn), f"node {node.number} is elsewhere"
-                assert state.state_hash(theirs) == state.state_hash(conn), f"node {node.number} has another state"
-        self._check_state(conn)
+        others = [(f"node {node.number}", node.db._connect()) for node in self.nodes if node.alive]
+        if not self.truth.blind:
+            others.append(("the journal, commit by commit,", self.truth.conn))
+        for who, theirs in others:
+            self.require(state.head(theirs) == state.head(conn), "state", f"{who} is elsewhere than what a restore gives")
+            self.require(state.state_hash(theirs) == state.state_hash(conn), "state", f"{who} has another state than what a restore gives")
+        await self._check_state(conn)
         await fresh.close()
+        if self.violations:
+            raise self.violations[0]
 
     def _check_chain(self) -> None:
-        content = self.bucket.snapshot()
+        content = self.bucket.objects
         numbers = sorted(layout.slot_number(key) or 0 for key in content if key.startswith(layout.journal_prefix()))
-        assert numbers == list(range(1, len(numbers) + 1)), f"the journal has holes: {numbers}"
+        self.require(numbers == list(range(1, len(numbers) + 1)), "chain", f"the journal has holes: {numbers}")
         prev: bytes | None = NO_PREDECESSOR
         for number in numbers:
             stored: StoredObject = content[layout.slot_key(number)]
             slot = decode_slot(stored.data, "slot")
             if isinstance(slot, Slot) and prev is not None:
-                assert slot.prev == prev, f"slot {number} has a foreign predecessor"
+                self.require(slot.prev == prev, "chain", f"slot {number} has a foreign predecessor")
             prev = None if isinstance(slot, Stub) else slot_sha(stored.data)
 
-    def _check_state(self, conn: Any) -> None:
-        content = self.bucket.snapshot()
+    async def _check_state(self, conn: Any) -> None:
         for folder in state.folders(conn):
             records = {record.name: record for record in state.records_since(conn, folder.fid, 0, 1 << 30)}
             sequences = [record.sequence for record in records.values()]
-            assert len(set(sequences)) == len(sequences)
+            self.require(len(set(sequences)) == len(sequences), "numbers", f"a number stands for two names in {folder.fkey}")
             for record in records.values():
-                self._check_blocks(conn, content, record.name, record.extents)
+                await self._check_blocks(conn, record)
                 if not record.info.deleted:
                     for above in parents(record.name):
                         parent = records.get(above)
-                        assert parent is None or (not parent.info.deleted and parent.info.type is FileType.DIRECTORY), (
-                            f"{record.name} lives below {above}, which does not"
-                        )
+                        whole = parent is None or (not parent.info.deleted and parent.info.type is FileType.DIRECTORY)
+                        self.require(whole, "state", f"{record.name} lives below {above}, which does not")
             self._check_once(conn, folder.fid, records)
             for (folder_id, name), versions in self.kept.items():
                 if folder_id == folder.settings.folder_id:
-                    current = records.get(name)
-                    assert current is not None, f"{name} was acknowledged and is gone"
-                    old = [entry.record.info.version for entry in state.old_versions(conn, folder.fid, name)]
-                    for version in versions:
-                        assert covers(current.info.version, version) or version in old, f"{name} {version} was acknowledged and is lost"
+                    self._check_kept(conn, folder.fid, name, records.get(name), versions)
+
+    def _check_kept(self, conn: Any, fid: int, name: str, current: Record | None, versions: Sequence[tuple[Vector, int]]) -> None:
+        """Invariant 5: an acknowledged change is never lost."""
+        if current is None:
+            self.violate("acknowledged", f"{name} was acknowledged and is gone")
+            return
+        old = [entry.record.info.version for entry in state.old_versions(conn, fid, name)]
+        for version, acknowledged_us in versions:
+            there = covers(current.info.version, version) or version in old or acknowledged_us < self._history_from_us
+            self.require(there, "acknowledged", f"{name} {version} was acknowledged and is lost")
 
     def _check_once(self, conn: Any, fid: int, records: dict[str, Record]) -> None:
         """A change whose outcome was not known for a while was not written a second time."""
         for name, record in records.items():
             infos = [record.info, *(entry.record.info for entry in state.old_versions(conn, fid, name))]
             found = [blocks for info in infos if (blocks := content_hash(info)) in self.written_once]
-            assert len(found) == len(set(found)), f"{name} was written twice"
+            self.require(len(found) == len(set(found)), "once", f"{name} was written twice")
 
-    def _check_blocks(self, conn: Any, content: dict[str, StoredObject], name: str, extents: Extents) -> None:
-        for pack, place, count in extents:
+    async def _check_blocks(self, conn: Any, record: Record) -> None:
+        """Invariant 3 and 6, past all of stnode's readers: the blocks of the record, as the bucket has them, are what was written."""
+        wanted = self.contents.get(content_hash(record.info))
+        if record.info.deleted or record.info.type is not FileType.FILE or wanted is None:
+            return
+        found = b""
+        for pack, place, count in record.extents:
             for now, at, length in state.resolve(conn, pack, place, count):
-                if now:
-                    found = state.packs(conn, [now])[now]
-                    assert at + length <= found.blocks
-                    assert layout.pack_key(found.fkey, found.id) in content, f"{name} has lost its pack"
+                row = state.packs(conn, [now]).get(now)
+                key = layout.pack_key(row.fkey, row.id) if row else ""
+                if key not in self.bucket.objects:
+                    self.violate("resolvable", f"{record.name} has lost its pack {now} {key}")
+                    return
+                blocks = await read_list(self.bucket, Key(key))
+                found += self.bucket.objects[key].data[blocks.offsets[at] : blocks.offsets[at + length]]
+        self.require(found == wanted, "content", f"{record.name} has {len(found)} bytes that are not what was written")
 
 
 async def _until_followed(node: SimNode) -> None:

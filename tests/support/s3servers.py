@@ -47,11 +47,6 @@ class S3Server:
         """The URL of a store in this server's bucket."""
         return f"s3://{BUCKET}/{prefix}" if prefix else f"s3://{BUCKET}"
 
-    def cpu_seconds(self) -> float:
-        """What the server process has used until now."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
 
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that were free a moment ago, each below 55,536 (SeaweedFS adds 10,000 for gRPC)."""

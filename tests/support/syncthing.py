@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -125,17 +124,6 @@ class SyncthingProcess:
     def log(self) -> str:
         """All that it has written."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
-
-    def cpu_seconds(self) -> float:
-        """Processor time of the running process, user and system."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def peak_rss_bytes(self) -> int:
-        """Highest resident memory of the running process."""
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
-        assert found is not None
-        return int(found.group(1)) * 1024
 
     # ------------------------------------------------------------------------------------------------- the REST API
     async def rest(self, method: str, path: str, json: object = None, **params: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from stnode.clock import Env
-from stnode.errors import Invalid
+from stnode.errors import Invalid, StnodeError
 from stnode.frontends.cli.app import App, pass_app
 from stnode.frontends.cli.output import printable, show_json, table
 from stnode.net import identity
@@ -14,6 +14,22 @@ from stnode.node.present import count_text, size_text, span_text
 from stnode.node.service import Service
 from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, StoreStatus
 from stnode.protocol import deviceid
+from stnode.repo.parameters import span_s
+
+
+class _Span(click.ParamType[int]):
+    """A time span such as 12h, as seconds."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Seconds of what was written; the default is a number already."""
+        if isinstance(value, int):
+            return value
+        try:
+            return span_s(str(value))
+        except StnodeError as exc:
+            self.fail(f"{exc.message}; {exc.hint}", param, ctx)
 
 
 @click.command()
@@ -23,17 +39,26 @@ from stnode.protocol import deviceid
 @click.option("--name", default="", help="The node's name for its peers; by default the host's name.")
 @click.option("--listen", multiple=True, help="Where devices connect, such as tcp://0.0.0.0:22000.")
 @click.option("--api-listen", default="", help="Where the API answers, such as 127.0.0.1:8384.")
-@click.option("--single-node", is_flag=True, help="This is the store's only node: lets a server be used that has no conditional writes.")
+@click.option("--orphan-age", type=_Span(), default=0, help="A new store: how long an upload may take to be committed; by default 1d.")
+@click.option("--grace", type=_Span(), default=0, help="A new store: how long garbage stays readable before it is deleted; by default 1d.")
 @pass_app
 def init(
-    app: App, url: str, endpoint_url: str, region: str, name: str, listen: tuple[str, ...], api_listen: str, single_node: bool
+    app: App,
+    url: str,
+    endpoint_url: str,
+    region: str,
+    name: str,
+    listen: tuple[str, ...],
+    api_listen: str,
+    orphan_age: int,
+    grace: int,
 ) -> None:
     """Make this directory a node's home: identity, config.toml, and the store if it is new.
 
     Can be run again: what is there stays. Keys of an S3 store come from the environment (STNODE_STORE_ACCESS_KEY_ID and
     STNODE_STORE_SECRET_ACCESS_KEY, or the usual AWS chain) or are written into config.toml afterwards.
     """
-    asked = setup.Asked(url, endpoint_url, region, name, listen, api_listen, single_node)
+    asked = setup.Asked(url, endpoint_url, region, name, listen, api_listen, orphan_age, grace)
 
     async def work(env: Env) -> None:
         done = await setup.initialise(app.home, asked, env, app.environ)
@@ -146,6 +171,9 @@ def _folder_trouble(status: NodeStatus, now_s: float) -> str:
         lines += [f"{folder.id}: {error.path}: {error.message}" for error in folder.errors]
         if folder.error_count > len(folder.errors):
             lines.append(f"{folder.id}: {folder.error_count - len(folder.errors):,} more errors")
+        lines += [f"{folder.id}: {path}: its content is lost; it is pulled again as soon as a device has it" for path in folder.lost]
+        if folder.lost_count > len(folder.lost):
+            lines.append(f"{folder.id}: {folder.lost_count - len(folder.lost):,} more files with lost content")
         if (waiting := folder.pending_deletions) is not None:
             lines.append(
                 f"{folder.id}: the deletion of {waiting.files:,} of {waiting.total:,} files waits for {span_text(waiting.until_s - now_s)}, "

@@ -17,6 +17,7 @@ from stnode.repo.checkreport import CheckReport, CheckStep
 from stnode.repo.packer import PendingPack
 from stnode.repo.records import Extents, SetKind
 from stnode.repo.settings import FolderSettings
+from stnode.repo.store import Store
 from tests.support.packs import STORE_TIME_US, a_file, blocks_of, fill, make_packer, quick_env
 
 NODE = b"n" * 32
@@ -91,6 +92,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     world = World(tmp_path)
+    await Store.init(world.objects, world.env)
     await state.prepare(world.db)
     await world.commit(codec.Body(folders=(FOLDER,)))
     await world.add("a", blocks_of(1, BLOCK, BLOCK, 500))
@@ -117,6 +119,7 @@ async def test_a_whole_store_has_no_problems(world: World) -> None:
 
 async def test_an_empty_store_has_no_problems(tmp_path: Path) -> None:
     world = World(tmp_path)
+    await Store.init(world.objects, world.env)
     await state.prepare(world.db)
     assert (await world.check()).problems == ()
     await world.db.close()

@@ -179,7 +179,7 @@ async def test_a_missing_pack_is_gone_unless_its_blocks_have_moved() -> None:
             await world.reader.blocks(old, 3, 2)
         world.registry.moved[old] = [Move(3, 3, new, 0)]
         assert [bytes(view) for view in await world.reader.blocks(old, 4, 2)] == blocks[4:]
-        with pytest.raises(PackGone, match="has not moved"):
+        with pytest.raises(PackGone, match="is not in the store"):
             await world.reader.blocks(old, 2, 2)
 
 

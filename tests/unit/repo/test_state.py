@@ -16,6 +16,7 @@ from stnode.protocol.fileinfo import FileType
 from stnode.repo import state
 from stnode.repo.codec import Body, BodyRecord, PackAdded, Partial, Relocation, Section
 from stnode.repo.layout import mint
+from stnode.repo.parameters import Collection
 from stnode.repo.records import Applied, HistoryRule
 from stnode.repo.settings import DeviceSettings, FolderSettings
 from tests.support.journal import DAY_US, DOCS, NODE, PHOTOS, JournalWriter, dump, new_journal, record, section
@@ -239,12 +240,23 @@ async def test_history_and_partial_files_hold_packs(node: Node) -> None:
     assert (await node.commit(Body(sections=(ended,), packs_condemned=(1, 2)))).void is None
 
 
+async def test_the_horizon_follows_the_age_that_the_store_was_made_with(node: Node) -> None:
+    """And which commit raised it is remembered: grace runs from there."""
+    await state.prepare(node.db, Collection(orphan_age_s=30))
+    now_us = node.writer.clock.now_us
+    await node.void(Body(horizon_us=now_us - 28_000_000), "less than 30 s")
+    raised = await node.commit(Body(horizon_us=now_us - 29_000_000))
+    assert raised.void is None
+    assert (await node.commit(Body(horizon_us=now_us - 29_500_000))).void is None
+    assert await node.read(state.horizons) == [(raised.number, now_us - 29_000_000)]
+
+
 async def test_nothing_unregistered_below_the_horizon_may_be_named(node: Node) -> None:
     """R3: a forgotten orphan is collected, its late writer's commit is void."""
     old = node.writer.pack(5)
     node.writer.clock.now_us += 3 * DAY_US
     now_us = node.writer.clock.now_us
-    await node.void(Body(horizon_us=now_us - DAY_US + 2_000_000), "less than a day")
+    await node.void(Body(horizon_us=now_us - DAY_US + 2_000_000), "less than 86400 s")
     assert (await node.commit(Body(horizon_us=now_us - DAY_US))).void is None
     assert (await node.commit(Body(horizon_us=now_us - 2 * DAY_US))).void is None
     assert (await node.read(state.head)).horizon_us == now_us - DAY_US
