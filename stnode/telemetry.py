@@ -85,6 +85,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = r = CollectorRegistry()
         self.dials = Counter("stnode_dials", "Attempts to connect to devices.", ["outcome"], registry=r)
+        self.hints = Counter("stnode_hints", "Hints of new commits to and from siblings.", ["direction"], registry=r)
         self._store_requests = Counter("stnode_store_requests", "Object store requests.", ["kind", "outcome"], registry=r)
         self._store_bytes = Counter("stnode_store_bytes", "Bytes of object bodies moved.", ["direction"], registry=r)
         self._store_seconds = Histogram(

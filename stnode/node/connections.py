@@ -1,8 +1,8 @@
 """Who may connect, who is connected, whom to dial.
 
 One connection per device: the first one that stands is kept, unless it has been silent for so long that it is likely dead.
-Only devices of the store's settings get in; others are remembered as pending, for the user to add (invariant: an unknown
-device never gets a byte of BEP).
+Only devices of the store's settings and siblings get in; others are remembered as pending, for the user to add (invariant: an unknown
+device never gets a byte of BEP). Links with siblings are handed on to `siblings`, which dials them too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from stnode.folder import index
 from stnode.folder.index import IndexState
 from stnode.folder.runner import FolderRunner
 from stnode.net import base as net
+from stnode.net.base import LinkHandler
 from stnode.net.identity import Identity
 from stnode.node.announcer import Announcer
 from stnode.node.session import Session
+from stnode.node.siblings import Siblings
 from stnode.protocol import announce, deviceid
 from stnode.protocol.connection import BEPConnection
 from stnode.protocol.deviceid import DeviceID
@@ -68,6 +70,7 @@ class Connections:
         metrics: Metrics,
         devices: Callable[[], Mapping[DeviceID, DeviceSettings]],
         runners: Callable[[], Mapping[str, FolderRunner]],
+        siblings: Siblings,
     ) -> None:
         self._env = env
         self._db = db
@@ -77,6 +80,7 @@ class Connections:
         self._metrics = metrics
         self._devices = devices
         self._runners = runners
+        self._siblings = siblings
         self._numbers: dict[DeviceID, int] = {}
         self._listeners: list[net.Listener] = []
         self._tasks = Tasks(env, self._crashed)
@@ -90,24 +94,35 @@ class Connections:
     # --- life
 
     async def start(self, listen: Sequence[str]) -> tuple[str, ...]:
-        """Opens the listeners and begins to dial; the addresses really bound. Raises Refused when a port is taken."""
+        """Opens the listeners and begins to dial; the addresses really bound. Raises Refused, nothing being open then, when a port is
+        taken. May be called again after `stop`."""
         await self._number_devices()
-        for address in listen:
-            self._listeners.append(await net.listen(self._env, address, self._identity, self._accept))
+        try:
+            for address in listen:
+                self._listeners.append(await net.listen(self._env, address, self._identity, self._accept))
+        except StnodeError:
+            await self._close_listeners()
+            raise
+        self._stopping = False
         self._dial_all()
         return tuple(str(listener.address) for listener in self._listeners)
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = "the node is stopping") -> None:
         """Closes listeners and connections, telling the peers why."""
         self._stopping = True
-        for listener in self._listeners:
-            await listener.close()
+        await self._close_listeners()
         sessions = [state.session for state in self.states.values() if state.session is not None]
         for session in sessions:
-            session.close("the node is stopping")
+            session.close(reason)
         await self._tasks.close()
         for session in sessions:
             await session.wait_ended()
+        for known in self.states.values():
+            known.dialer = False  # also of one that was cancelled before its first step
+
+    async def _close_listeners(self) -> None:
+        while self._listeners:
+            await self._listeners.pop().close()
 
     async def settings_changed(self) -> None:
         """Devices or folders changed: removed devices are disconnected, all others get a new ClusterConfig."""
@@ -115,7 +130,7 @@ class Connections:
         for device, known in list(self.states.items()):
             if device not in self._devices():
                 if known.session is not None:
-                    known.session.close("the device was removed")
+                    known.session.close("a node of this store" if self._siblings.knows(device) else "the device was removed")
                 del self.states[device]
                 known.wake.set()  # its dialer ends
             elif known.session is not None:
@@ -144,12 +159,19 @@ class Connections:
     def _state(self, device: DeviceID) -> DeviceState:
         return self.states.setdefault(device, DeviceState())
 
-    def _accept(self, device: DeviceID, address: str) -> Session | None:
+    def _accept(self, device: DeviceID, address: str) -> LinkHandler | None:
         """The handler of a new link from `device`, or None to drop it before a byte of BEP."""
-        if self._stopping or device == self._identity.device_id:
+        if self._stopping:
             return None
+        if device == self._identity.device_id:
+            self._siblings.doubt()
+            return None
+        if self._siblings.knows(device):
+            self.pending_devices.pop(device, None)
+            return self._siblings.accept(device, address)
         settings = self._devices().get(device)
         if settings is None or device not in self._numbers:
+            self._siblings.ask(device)
             if device not in self.pending_devices and len(self.pending_devices) < _PENDING_KEPT:
                 _log.info("unknown device refused", device=deviceid.format(device), address=address)
             if len(self.pending_devices) < _PENDING_KEPT:
@@ -168,6 +190,8 @@ class Connections:
     # --- whom to dial
 
     def _dial_all(self) -> None:
+        if self._stopping:
+            return
         for device, settings in self._devices().items():
             known = self._state(device)
             if not known.dialer and _static(settings):
@@ -265,7 +289,8 @@ class Connections:
         )
 
     def _entries(self, settings: FolderSettings, session: Session, last_sequence: int, theirs: IndexState) -> tuple[ClusterDevice, ...]:
-        """Our own entry first, then every device that shares the folder."""
+        """Our own entry first, then every device that shares the folder, then the siblings, for introducers; of those we say nothing of
+        an index (R16)."""
         own = ClusterDevice(self._identity.device_id, name=self._hello.device_name, max_sequence=last_sequence, index_id=settings.index_id)
         entries = [own]
         for shared in settings.devices:
@@ -285,6 +310,9 @@ class Connections:
                     index_id=held.index_id,
                 )
             )
+        for node, heartbeat in sorted(self._siblings.others.items()):
+            if settings.fkey not in heartbeat.not_pulled:
+                entries.append(ClusterDevice(node, name=heartbeat.name, addresses=heartbeat.addresses or ("dynamic",)))
         return tuple(entries)
 
     async def shared_folders(self, session: Session, config: ClusterConfig) -> dict[str, tuple[FolderRunner, int, announce.Start]]:

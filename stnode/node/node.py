@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
@@ -26,13 +26,17 @@ from stnode.folder.runner import FolderRunner
 from stnode.folder.transfer import Limits
 from stnode.folder.view import FolderView
 from stnode.net.identity import Identity
+from stnode.net.interfaces import interface_addresses, reachable
 from stnode.node.connections import Connections
 from stnode.node.objects import open_objects
+from stnode.node.siblings import Siblings
 from stnode.objectstore.registry import OpenedStore
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.messages import Hello
 from stnode.repo import state
+from stnode.repo.codec import KNOWN_FEATURES
+from stnode.repo.heartbeat import Heartbeat, Reach
 from stnode.repo.reader import ReaderOptions
 from stnode.repo.records import Applied
 from stnode.repo.settings import DeviceSettings, FolderSettings
@@ -59,7 +63,8 @@ class Folder:
 
 
 class Node:
-    """Made by `Node.open`; `start` brings it on line, `stop` ends it in order. A kill -9 at any moment loses nothing committed."""
+    """Made by `Node.open`; `start` brings it on line, `stop` ends it in order. A kill -9 at any moment loses nothing committed. `page` is where
+    other machines find the status page, "" if nowhere; whoever serves it sets it before the start."""
 
     def __init__(
         self, config: Config, identity: Identity, env: Env, objects: OpenedStore, db: Database, store: Store, metrics: Metrics
@@ -73,17 +78,20 @@ class Node:
         self.metrics = metrics
         self.started_ns = env.clock.now_ns()
         self.listening: tuple[str, ...] = ()
+        self.page = ""
         self.devices: dict[DeviceID, DeviceSettings] = {}
         self.folders: dict[str, Folder] = {}
         self._replaced: list[FolderView] = []
         """Views of former settings: calls that are under way end by them."""
         self._online = False
+        self._relist = False
         self._settings_wake = asyncio.Event()
         self._settings_lock = asyncio.Lock()
         # Views that others have taken the place of are kept until the end: calls under way end by them.
         self._tasks = Tasks(env, self._crashed)
         hello = Hello(config.node.name, "stnode", f"v{__version__}")
-        self.connections = Connections(env, db, store, identity, hello, self.metrics, lambda: self.devices, self.runners)
+        self.siblings = Siblings(env, store, identity, metrics, hello, self._describe, self._siblings_changed, self._give_way)
+        self.connections = Connections(env, db, store, identity, hello, self.metrics, lambda: self.devices, self.runners, self.siblings)
         store.subscribe(self._applied)
 
     # --- life
@@ -115,10 +123,12 @@ class Node:
         await self._load_settings()
         self.listening = await self.connections.start(self.config.node.listen)
         self._tasks.spawn(self._watch_settings(), "settings")
+        self.siblings.start()
 
     async def stop(self) -> None:
         """Tells the peers, ends all tasks, closes store and caches."""
         if self._online:
+            await self.siblings.stop()
             await self.connections.stop()
         await self._tasks.close()
         for folder in self.folders.values():
@@ -142,6 +152,7 @@ class Node:
         for folder in self.folders.values():
             if folder.runner is not None:
                 folder.runner.applied(applied)
+        self.siblings.applied(applied)
         if applied.settings_changed or applied.restored:
             self._settings_wake.set()
 
@@ -154,7 +165,9 @@ class Node:
     async def load_settings(self) -> None:
         """Returns when devices, folders and views are those of the committed settings."""
         async with self._settings_lock:
-            if await self._load_settings() and self._online:
+            changed = await self._load_settings()
+            relist, self._relist = self._relist, False
+            if (changed or relist) and self._online:
                 await self.connections.settings_changed()
 
     async def _load_settings(self) -> bool:
@@ -164,9 +177,9 @@ class Node:
             return state.devices(conn), [(row.fid, row.settings) for row in state.folders(conn)]
 
         found, folders = await self.db.run(read)
-        devices = {DeviceID(device.device_id): device for device in found}
+        devices = {DeviceID(device.device_id): device for device in found if not self.siblings.knows(DeviceID(device.device_id))}
         changed, self.devices = devices != self.devices, devices
-        present = {settings.folder_id: (fid, settings) for fid, settings in folders}
+        present = {settings.folder_id: (fid, self._among_devices(settings)) for fid, settings in folders}
         for name, folder in list(self.folders.items()):
             if name not in present or present[name][0] != folder.fid:
                 changed = True
@@ -188,6 +201,11 @@ class Node:
                     known.runner.settings_changed(settings)
         return changed
 
+    def _among_devices(self, settings: FolderSettings) -> FolderSettings:
+        """The folder without those of its devices that are siblings: no index of theirs counts, and none is sent to them."""
+        devices = tuple(device for device in settings.devices if not self.siblings.knows(DeviceID(device.device_id)))
+        return settings if devices == settings.devices else replace(settings, devices=devices)
+
     async def _make_folder(self, fid: int, settings: FolderSettings) -> Folder:
         runner: FolderRunner | None = None
         if self._online:
@@ -197,6 +215,40 @@ class Node:
 
     def _make_view(self, fid: int, settings: FolderSettings) -> FolderView:
         return FolderView(self.env, self.db, self.store, fid, settings, self.identity.device_id)
+
+    # --- siblings
+
+    def _describe(self) -> Heartbeat:
+        """This node's heartbeat of now; when its process was started the siblings know."""
+        status = self.store.status().journal
+        reached = [device for device, known in self.connections.states.items() if known.session is not None and known.session.hello]
+        runners = self.runners()
+        return Heartbeat(
+            node=self.identity.device_id,
+            instance=self.store.instance,
+            name=self.config.node.name,
+            version=__version__,
+            addresses=reachable(self.listening, interface_addresses()),
+            page=self.page,
+            reached=tuple(Reach(device) for device in sorted(reached)),
+            not_pulled=tuple(sorted(folder.settings.fkey for folder in self.folders.values() if folder.runner is None)),
+            working=status.waiting > 0 or any(runner.state == "syncing" for runner in runners.values()),
+            head=status.number,
+            features=tuple(sorted(KNOWN_FEATURES)),
+        )
+
+    def _siblings_changed(self) -> None:
+        """A device may be a sibling now, or none any more; peers are told of the siblings."""
+        self._relist = True
+        self._settings_wake.set()
+
+    async def _give_way(self, newer: bool) -> None:
+        """Leaves the devices to another process with this identity, or takes them up again."""
+        if newer:
+            self.listening = ()
+            await self.connections.stop("another process with this identity was started later")
+        else:
+            self.listening = await self.connections.start(self.config.node.listen)
 
     # --- for frontends
 

@@ -36,6 +36,7 @@ from stnode.protocol.messages import (
     Event,
     FolderID,
     Hello,
+    Hint,
     Index,
     Ping,
     Request,
@@ -245,8 +246,8 @@ class Session:
                 if self.link is not None:
                     self._closing = True
                     self.link.close()
-            case DownloadProgress() | Ping() | Response():
-                pass
+            case DownloadProgress() | Ping() | Response() | Hint():
+                pass  # a hint is listened to only from siblings
             case _:
                 assert_never(event)
 

@@ -22,6 +22,7 @@ from stnode.protocol.messages import (
     DownloadProgress,
     FolderID,
     Hello,
+    Hint,
     Index,
     Message,
     MessageType,
@@ -64,9 +65,13 @@ def decode(kind: int, payload: Payload) -> Message | None:
                 return Ping()
             case MessageType.CLOSE:
                 return Close(pb.Close.FromString(serialized).reason)
+            case MessageType.HINT:
+                return Hint(pb.Hint.FromString(serialized).head)
             case _:
                 return None
     except DecodeError as error:
+        if kind == MessageType.HINT:
+            return None  # a device that is no node of ours may use this number for something else
         raise ProtocolError(f"a {MessageType(kind).name} message cannot be parsed") from error
 
 
@@ -207,6 +212,11 @@ def encode_response_head(request_id: int, length: int, code: int) -> bytes:
 def encode_close(reason: str) -> bytes:
     """The reason in words."""
     return pb.Close(reason=reason).SerializeToString()
+
+
+def encode_hint(hint: Hint) -> bytes:
+    """For nodes of the same store."""
+    return pb.Hint(head=hint.head).SerializeToString()
 
 
 def _index(message: pb.Index, update: bool) -> Index:

@@ -25,6 +25,7 @@ from stnode.protocol.messages import (
     Event,
     FolderID,
     Hello,
+    Hint,
     Index,
     MessageType,
     Ping,
@@ -63,6 +64,7 @@ _TRANSITIONS: Final[dict[Stage, dict[type[Event], Stage]]] = {
         Response: Stage.RUNNING,
         DownloadProgress: Stage.RUNNING,
         Ping: Stage.RUNNING,
+        Hint: Stage.RUNNING,
         Close: Stage.CLOSED,
     },
     Stage.CLOSED: {},
@@ -172,6 +174,12 @@ class BEPConnection:
             return
         self._append(b"%b%b" % (frame_head(MessageType.RESPONSE, len(head) + length), head))
         self._append(data)
+
+    def send_hint(self, hint: Hint) -> None:
+        """For nodes of the same store; everybody else skips it."""
+        if not self._advance(Hint):
+            return
+        self._append(frame(MessageType.HINT, codec.encode_hint(hint), pack=False))
 
     def send_ping(self) -> None:
         """Keeps the connection alive; `handle_timer` does it by itself."""

@@ -15,7 +15,7 @@ FolderID = NewType("FolderID", str)
 
 
 class MessageType(IntEnum):
-    """Header.type on the wire. Other types are skipped, as real peers do."""
+    """Header.type on the wire. Other types are skipped, as real peers do; HINT is ours, between nodes of one store."""
 
     CLUSTER_CONFIG = 0
     INDEX = 1
@@ -25,6 +25,7 @@ class MessageType(IntEnum):
     DOWNLOAD_PROGRESS = 5
     PING = 6
     CLOSE = 7
+    HINT = 64
 
 
 class Compression(IntEnum):
@@ -166,6 +167,13 @@ class Close:
     reason: str
 
 
-Message: TypeAlias = ClusterConfig | Index | Request | Response | DownloadProgress | Ping | Close
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """From a node of the same store: its journal has a commit of number `head`. Nothing may depend on it."""
+
+    head: int
+
+
+Message: TypeAlias = ClusterConfig | Index | Request | Response | DownloadProgress | Ping | Close | Hint
 Event: TypeAlias = Hello | Message
 """What a connection reports, in the order of arrival."""

@@ -45,7 +45,8 @@ class Reach:
 class Heartbeat:
     """What a node says of itself. `written_us` is the store's time of the object (0 before it is written). `addresses` take BEP connections; `page` is
     "" where only the node's own machine reaches it. `not_pulled`: fkeys of folders that it does not pull. `full`: no room for another pack, `working`: it
-    pulls or commits. `head` is the last commit that it has applied, `started_us` the store's time at the start of the process `instance`."""
+    pulls or commits. `head` is the last commit that it has applied, `started_us` the store's time at the start of the process `instance`. `stopped`: the last word of a
+    process that ended in order."""
 
     node: bytes
     instance: int
@@ -61,6 +62,7 @@ class Heartbeat:
     working: bool = False
     head: int = 0
     features: tuple[str, ...] = ()
+    stopped: bool = False
 
     def newer_process_than(self, other: Heartbeat) -> bool:
         """Whether both are of one node and this one's process was started later."""
@@ -83,6 +85,7 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
         working=heartbeat.working,
         head=heartbeat.head,
         features=heartbeat.features,
+        stopped=heartbeat.stopped,
     )
     return seal(Kind.HEARTBEAT, message.SerializeToString(deterministic=True))
 
@@ -110,6 +113,7 @@ def decode_heartbeat(data: bytes, name: str) -> Heartbeat:
         working=message.working,
         head=message.head,
         features=tuple(message.features),
+        stopped=message.stopped,
     )
 
 
@@ -131,13 +135,21 @@ class Heartbeats:
         """By device ID, own included, as read or written last: those that were unchanged for less than a day then."""
         return self._known
 
+    def now_us(self) -> int:
+        """The store's time."""
+        return self._store_time_us()
+
     def age_s(self, heartbeat: Heartbeat) -> float:
         """How long ago it was written, by the store's clock."""
         return max(0.0, (self._store_time_us() - heartbeat.written_us) / 1e6)
 
     def fresh(self) -> list[Heartbeat]:
-        """Those of the last eleven minutes, own included, ordered by device ID."""
-        return [heartbeat for _, heartbeat in sorted(self._known.items()) if self.age_s(heartbeat) <= FRESH_S]
+        """Those of the last eleven minutes whose node has not stopped, own included, ordered by device ID."""
+        return [heartbeat for _, heartbeat in sorted(self._known.items()) if self.is_fresh(heartbeat)]
+
+    def is_fresh(self, heartbeat: Heartbeat) -> bool:
+        """Whether its node is taken to be there."""
+        return not heartbeat.stopped and self.age_s(heartbeat) <= FRESH_S
 
     async def refresh(self, max_age_s: float = REFRESH_S) -> None:
         """Reads what changed, unless that was done within `max_age_s`: one listing and a GET for each heartbeat that is new. Calls at the
@@ -150,7 +162,7 @@ class Heartbeats:
             await self._take_listed(listed)
 
     async def look(self, node: bytes) -> Heartbeat | None:
-        """Reads one node's heartbeat, None if there is none that can be read."""
+        """Reads one node's heartbeat, None if there is none that can be read and is not ignored for its age."""
         key = layout.heartbeat_key(node)
         try:
             blob = await self._objects.get(key)
@@ -166,12 +178,6 @@ class Heartbeats:
         written_us = self._store_time_us() if result.date_ns is None else result.date_ns // 1000
         self._known[heartbeat.node] = replace(heartbeat, written_us=written_us)
         self._etags[key] = result.etag
-
-    async def remove(self, node: bytes) -> None:
-        """Deletes a node's heartbeat: its siblings need not wait for it to grow old."""
-        key = layout.heartbeat_key(node)
-        await self._objects.delete(key)
-        self._forget(key)
 
     async def _take_listed(self, listed: list[Meta]) -> None:
         """Makes `known` what the listing says."""
@@ -205,6 +211,9 @@ class Heartbeats:
             self._drop(key)
             return None
         heartbeat = replace(heartbeat, written_us=blob.meta.modified_ns // 1000)
+        if self.age_s(heartbeat) > IGNORED_AFTER_S:
+            self._drop(key)
+            return None
         self._known[heartbeat.node] = heartbeat
         return heartbeat
 

@@ -132,6 +132,7 @@ class Journal:
         self._looked_s: float | None = None
         self._looks = 0
         self._next_look_s = 0.0
+        self._hinted = 0
 
     # ---- for the node -------------------------------------------------------------------------------------------------
 
@@ -195,6 +196,12 @@ class Journal:
         self._followers.append(future)
         self._wake.set()
         await future
+
+    def hint(self, number: int) -> None:
+        """Somebody says that commit `number` exists: looks soon, as far as earlier hints have earned it."""
+        if number > max(self._hinted, self._follower.head.number):
+            self._hinted = number
+            self._wake.set()
 
     def pending_deletions(self) -> list[PendingDeletions]:
         """Mass deletions that wait for `confirm_deletions` or for their hour."""
@@ -284,6 +291,12 @@ class Journal:
         self._pace.started(now)
         return group
 
+    def _look_due(self) -> float:
+        """When the next slot is looked at."""
+        if self._hinted > self._follower.head.number and self._trouble is None:
+            return min(self._next_look_s, self._look.hint_due())
+        return self._next_look_s
+
     # ---- the owner task -----------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -299,7 +312,7 @@ class Journal:
         while True:
             self._wake.clear()
             now = self._env.clock.monotonic()
-            until = min(self._next_look_s, self._guard.next_due())
+            until = min(self._look_due(), self._guard.next_due())
             if self._trouble is None:
                 until = min(until, now if self._group is not None else self._due())
             if until <= now or self._followers:
@@ -313,7 +326,7 @@ class Journal:
     async def _step(self) -> None:
         now = self._env.clock.monotonic()
         self._queue(self._guard.due(now))
-        if self._trouble is not None or self._followers or now >= self._next_look_s:
+        if self._trouble is not None or self._followers or now >= self._look_due():
             await self._follow()
         self._renew_index_ids()
         now = self._env.clock.monotonic()
@@ -336,6 +349,7 @@ class Journal:
     async def _follow(self) -> None:
         waiting, self._followers = self._followers, []
         self._looks += 1
+        hinted = self._hinted > self._follower.head.number
         try:
             if self._follower.silent() and (waiting or self._looks % CONFIRM_LOOKS == 0):
                 await self._follower.check_head()
@@ -349,6 +363,9 @@ class Journal:
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+        if hinted:
+            self._look.hint_followed(self._env.clock.monotonic(), led_to_news=bool(news))
+            self._hinted = 0
         if news:
             self._look.news()
         else:

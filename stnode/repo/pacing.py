@@ -24,6 +24,8 @@ OLD_GROUP_S: Final = 10.0
 LOOK_SOON_S: Final = 1.0
 LOOK_IDLE_S: Final = 15.0
 LOOK_LATE_S: Final = 30.0
+HINTED_S: Final = 0.1
+"""Hints make a follower look at most this often."""
 
 
 class CommitPace:
@@ -71,10 +73,22 @@ def backoff_s(losses: int, age_s: float, luck: float) -> float:
 
 class LookPace:
     """How long a follower waits between looks at the next slot: a second after news, doubling to the idle time; longer while
-    the store does not answer."""
+    the store does not answer. A hint of a sibling makes it look at once; each one that led to nothing doubles the time in which no other
+    is followed, up to the idle time, so that a sibling's false hints cost no more than having none."""
 
     def __init__(self) -> None:
         self.wait_s = LOOK_SOON_S
+        self._hint_wait_s = HINTED_S
+        self._hint_followed = float("-inf")
+
+    def hint_due(self) -> float:
+        """From when on a hint may be followed."""
+        return self._hint_followed + self._hint_wait_s
+
+    def hint_followed(self, now: float, *, led_to_news: bool) -> None:
+        """A look was taken with a hint at hand."""
+        self._hint_followed = now
+        self._hint_wait_s = HINTED_S if led_to_news else min(LOOK_IDLE_S, self._hint_wait_s * 2)
 
     def news(self) -> None:
         """Something was applied."""

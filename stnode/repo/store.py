@@ -70,7 +70,7 @@ def new_folder(random: Randomness, folder_id: str) -> FolderSettings:
 
 
 class Store:
-    """Made by `open`. `packer`, `packlists`, `reader` and `dedupe` are the ways to the blocks; `heartbeats` tell of the other nodes; `announced` may be set by the node: whether a
+    """Made by `open`. `packer`, `packlists`, `reader` and `dedupe` are the ways to the blocks; `heartbeats` tell of the other nodes; `instance` is the random number of this process in commits and heartbeats; `announced` may be set by the node: whether a
     known device announces exactly this version of an item, asked in the database's thread (R28). Until then nobody does."""
 
     def __init__(
@@ -86,6 +86,7 @@ class Store:
     ) -> None:
         self.store_id = store_id
         self.node = node
+        self.instance = env.random.uint64()
         self.collection = parameters.DEFAULT
         self.announced: Callable[[Connection, int, FileInfo], bool] = lambda _conn, _fid, _info: False
         self._objects = objects
@@ -102,7 +103,7 @@ class Store:
             objects,
             db,
             env,
-            (node, env.random.uint64()),
+            (node, self.instance),
             self.packer,
             partial(restore, objects, db, env),
             self._check_store,
@@ -238,6 +239,10 @@ class Store:
     async def follow_to_head(self) -> None:
         """Returns when every commit that existed at the call is in SQLite. Raises Unavailable and what following finds wrong."""
         await self._journal.follow_to_head()
+
+    def hint(self, number: int) -> None:
+        """A sibling says that commit `number` exists: it is followed soon."""
+        self._journal.hint(number)
 
     def pending_deletions(self) -> list[PendingDeletions]:
         """Mass deletions that wait for `confirm_deletions` or for their hour."""

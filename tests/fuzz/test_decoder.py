@@ -28,6 +28,7 @@ from stnode.protocol.messages import (
     DownloadProgress,
     Event,
     FolderID,
+    Hint,
     MessageType,
     ProgressUpdate,
     Request,
@@ -72,6 +73,7 @@ def corpus() -> list[bytes]:
         frame(MessageType.DOWNLOAD_PROGRESS, progress, pack=False),
         frame(MessageType.PING, b"", pack=False),
         frame(MessageType.CLOSE, codec.encode_close("reason"), pack=False),
+        frame(MessageType.HINT, codec.encode_hint(Hint(9)), pack=False),
         frame_head(99, 10) + bytes(10),
         frame_head(MessageType.INDEX, 500_000_000) + bytes(100),
     ]

@@ -9,7 +9,7 @@ from stnode.errors import ProtocolError
 from stnode.protocol import codec
 from stnode.protocol.connection import BEPConnection
 from stnode.protocol.framing import frame, frame_head
-from stnode.protocol.messages import ClusterConfig, Event, FolderID, MessageType, Request, Response
+from stnode.protocol.messages import ClusterConfig, Event, FolderID, Hint, MessageType, Request, Response
 from tests.support.bep import HELLO, digest, file_message, greeting, index_frame, response_frame
 
 REQUEST = Request(9, FolderID("default"), "some/name", 131072, 131072, digest("b"), block_no=1)
@@ -26,6 +26,7 @@ FRAMES = st.one_of(
     st.just(frame(MessageType.REQUEST, codec.encode_request(REQUEST, codec.request_folder(REQUEST.folder)), pack=False)),
     st.just(frame(MessageType.PING, b"", pack=False)),
     st.just(frame(MessageType.CLUSTER_CONFIG, b"", pack=False)),
+    st.just(frame(MessageType.HINT, codec.encode_hint(Hint(2**40)), pack=False)),
     st.builds(lambda size: frame_head(99, size) + bytes(size), SIZES),
     st.builds(
         lambda size: frame(MessageType.RESPONSE, codec.encode_response_head(5, size, 0) + bytes(size), pack=True), st.integers(200, 300_000)

@@ -140,6 +140,7 @@ def heartbeat() -> Heartbeat:
         working=True,
         head=70,
         features=("later",),
+        stopped=True,
     )
 
 

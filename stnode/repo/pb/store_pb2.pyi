@@ -313,7 +313,7 @@ class RunRef(_message.Message):
     def __init__(self, id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., entries: _Optional[int] = ..., number: _Optional[int] = ..., first_key: _Optional[bytes] = ..., base_entries: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("node", "instance", "name", "version", "started_us", "addresses", "page", "reached", "not_pulled", "full", "working", "head", "features")
+    __slots__ = ("node", "instance", "name", "version", "started_us", "addresses", "page", "reached", "not_pulled", "full", "working", "head", "features", "stopped")
     NODE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -327,6 +327,7 @@ class Heartbeat(_message.Message):
     WORKING_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
     node: bytes
     instance: int
     name: str
@@ -340,7 +341,8 @@ class Heartbeat(_message.Message):
     working: bool
     head: int
     features: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, node: _Optional[bytes] = ..., instance: _Optional[int] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started_us: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., page: _Optional[str] = ..., reached: _Optional[_Iterable[_Union[Reach, _Mapping]]] = ..., not_pulled: _Optional[_Iterable[str]] = ..., full: _Optional[bool] = ..., working: _Optional[bool] = ..., head: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+    stopped: bool
+    def __init__(self, node: _Optional[bytes] = ..., instance: _Optional[int] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started_us: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., page: _Optional[str] = ..., reached: _Optional[_Iterable[_Union[Reach, _Mapping]]] = ..., not_pulled: _Optional[_Iterable[str]] = ..., full: _Optional[bool] = ..., working: _Optional[bool] = ..., head: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., stopped: _Optional[bool] = ...) -> None: ...
 
 class Reach(_message.Message):
     __slots__ = ("device_id", "bytes_per_s")

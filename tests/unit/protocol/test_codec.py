@@ -17,6 +17,7 @@ from stnode.protocol.messages import (
     Compression,
     DownloadProgress,
     FolderID,
+    Hint,
     Index,
     MessageType,
     Ping,
@@ -159,21 +160,27 @@ def test_sequences_ascend(sequences: tuple[int, ...]) -> None:
         codec.decode(MessageType.INDEX, pb.Index(folder="f", files=files).SerializeToString())
 
 
-def test_download_progress_close_and_ping_both_ways() -> None:
+def test_download_progress_close_ping_and_hint_both_ways() -> None:
     progress = DownloadProgress(
         FolderID("f"), (ProgressUpdate("n", ((1, 2),), False, (0, 5), 131072), ProgressUpdate("m", (), True, (), 0))
     )
     assert codec.decode(MessageType.DOWNLOAD_PROGRESS, encoded_progress(progress)) == progress
     assert codec.decode(MessageType.CLOSE, codec.encode_close("because")) == Close("because")
     assert codec.decode(MessageType.PING, b"") == Ping()
+    assert codec.decode(MessageType.HINT, codec.encode_hint(Hint(7))) == Hint(7)
 
 
-@pytest.mark.parametrize("kind", [8, 64, -1, 1 << 20])
+def test_a_hint_that_is_none_is_skipped() -> None:
+    """Its number is ours, not the protocol's: another implementation may use it one day."""
+    assert codec.decode(MessageType.HINT, b"\xff\xff") is None
+
+
+@pytest.mark.parametrize("kind", [8, 65, -1, 1 << 20])
 def test_unknown_types_are_skipped(kind: int) -> None:
     assert codec.decode(kind, b"\xff\xff") is None
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MessageType if kind is not MessageType.RESPONSE])
+@pytest.mark.parametrize("kind", [kind for kind in MessageType if kind not in (MessageType.RESPONSE, MessageType.HINT)])
 def test_unparseable_messages(kind: MessageType) -> None:
     with pytest.raises(ProtocolError, match=kind.name):
         codec.decode(kind, b"\x0a\x05abc")

@@ -84,15 +84,25 @@ async def test_age_decides_fresh_ignored_deleted() -> None:
     assert set(bucket.objects.snapshot()) == {layout.heartbeat_key(A)}
 
 
-async def test_a_removed_one_is_gone_for_all() -> None:
+async def test_a_stopped_one_is_known_and_not_fresh() -> None:
+    bucket = Bucket()
+    mine, theirs = bucket.node(), bucket.node()
+    await mine.write(Heartbeat(A, 1, stopped=True))
+    await theirs.refresh()
+    assert set(theirs.known) == {A}
+    assert not theirs.fresh()
+
+
+async def test_one_that_was_deleted_is_gone_for_all() -> None:
     bucket = Bucket()
     mine, theirs = bucket.node(), bucket.node()
     await mine.write(Heartbeat(A, 1))
     await theirs.refresh()
-    await mine.remove(A)
-    assert not mine.known
+    await bucket.objects.delete(layout.heartbeat_key(A))
     await theirs.refresh(0)
     assert not theirs.known
+    assert await mine.look(A) is None
+    assert not mine.known
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", b"x" * 100])

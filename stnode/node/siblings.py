@@ -1,0 +1,412 @@
+"""The other nodes of the same store: who they are, being found by them, finding and dialing them, hints to and from them (design 5; R16, R21, R23).
+
+A sibling is a device whose heartbeat lies in the bucket: who can write the bucket is trusted with it. One task writes this node's
+heartbeat and reads the others'; one per sibling dials. When heartbeats are due:
+
+    written   at the start, every five minutes, at the end; sooner (30 s) when what they say has changed while siblings are there and work
+    read      at the start, every five minutes each by itself, all by a listing every half hour; the one of an unknown device that
+              connects, at once. Whoever is about to pull reads all (`Heartbeats.refresh`)
+
+Two processes with one identity: the one that was started later is the node. The other finds the newer heartbeat in place of its own, gives
+way (no listener, no connection), and comes back when the newer one has stopped or fallen silent. Commits are safe all the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from stnode.clock import Env, Tasks
+from stnode.errors import StnodeError
+from stnode.net import base as net
+from stnode.net.identity import Identity
+from stnode.node.sibling_session import SiblingSession
+from stnode.protocol import deviceid
+from stnode.protocol.deviceid import DeviceID
+from stnode.protocol.messages import Hello
+from stnode.repo.heartbeat import Heartbeat, Reach
+from stnode.repo.records import Applied
+from stnode.repo.store import Store
+from stnode.telemetry import Metrics, get_logger
+
+BEAT_S: Final = 300.0
+BEAT_SOON_S: Final = 30.0
+"""At most this often a heartbeat is written because it changed."""
+READ_S: Final = 300.0
+LIST_S: Final = 1800.0
+READ_SINGLY: Final = 8
+"""Up to so many known siblings are read one by one: a GET costs a twelfth of a listing."""
+TICK_S: Final = 10.0
+"""How often it is looked whether the heartbeat has changed, while there are siblings."""
+RETRY_S: Final = 30.0
+GIVEN_WAY_LOOK_S: Final = 15.0
+QUESTION_EVERY_S: Final = 1.0
+QUESTION_AGAIN_S: Final = 10.0
+"""An unknown device's heartbeat is asked for at most this often, whatever it does; heartbeats of unknown devices at most every second."""
+_QUESTIONS_KEPT = 100
+_FIRST_WAIT_S = 1.0
+_LONGEST_WAIT_S = 60.0
+_OTHER_FIRST_S = 2.0
+_DEAD_AFTER_S = 120.0
+_LAST_WORD_S = 2.0
+
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class SiblingState:
+    """What is known of one sibling beyond its heartbeat. `lan`: addresses heard of on the local network."""
+
+    session: SiblingSession | None = None
+    dialer: bool = False
+    lan: tuple[str, ...] = ()
+    last_error: str = ""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Siblings:
+    """`describe` gives this node's heartbeat of now; `changed` is told when who the siblings are or where has changed; `give_way(True)` has to end all
+    connections with devices, `give_way(False)` to take them up again. `newer` is the heartbeat of the process that this one has given way to."""
+
+    def __init__(
+        self,
+        env: Env,
+        store: Store,
+        identity: Identity,
+        metrics: Metrics,
+        hello: Hello,
+        describe: Callable[[], Heartbeat],
+        changed: Callable[[], None],
+        give_way: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        self.states: dict[DeviceID, SiblingState] = {}
+        self.newer: Heartbeat | None = None
+        self._env = env
+        self._store = store
+        self._beats = store.heartbeats
+        self._identity = identity
+        self._own = identity.device_id
+        self._metrics = metrics
+        self._hello = hello
+        self._describe = describe
+        self._changed = changed
+        self._give_way = give_way
+        self._started_us = 0
+        self._written: Heartbeat | None = None
+        self._written_s = self._read_s = self._listed_s = self._own_look_s = float("-inf")
+        self._retry_s = float("-inf")
+        self._shape: frozenset[object] = frozenset()
+        self._questions: list[DeviceID] = []
+        self._asked: dict[DeviceID, float] = {}
+        self._question_s = float("-inf")
+        self._doubted = self._knocked = self._stopping = False
+        self._wake = asyncio.Event()
+        self._tasks = Tasks(env, self._crashed)
+
+    # --- life
+
+    def start(self) -> None:
+        """Writes and reads heartbeats, and dials, until `stop`."""
+        self._tasks.spawn(self._run(), "siblings")
+
+    async def stop(self) -> None:
+        """Ends all connections, and says in the heartbeat that this node has stopped."""
+        self._stopping = True
+        await self._leave("the node is stopping")
+        await self._tasks.close()
+        if self._written is not None and self.newer is None:
+            try:
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await self._beats.write(replace(self._written, stopped=True, working=False, reached=()))
+            except (StnodeError, TimeoutError) as exc:
+                _log.info("the last heartbeat could not be written", error=str(exc))
+
+    async def _leave(self, reason: str) -> None:
+        sessions = [known.session for known in self.states.values() if known.session is not None]
+        for session in sessions:
+            session.close(reason)
+        for session in sessions:
+            await session.wait_ended()
+
+    def _crashed(self, name: str, exc: Exception) -> None:
+        _log.error("sibling task ended by a bug", task=name, exc_info=exc)
+
+    # --- for the node
+
+    @property
+    def others(self) -> Mapping[DeviceID, Heartbeat]:
+        """Heartbeats of the siblings, own excluded, as last read."""
+        return {DeviceID(node): heartbeat for node, heartbeat in self._beats.known.items() if node != self._own}
+
+    def knows(self, device: DeviceID) -> bool:
+        """Whether it is a sibling, as far as heartbeats were read."""
+        return device != self._own and device in self._beats.known
+
+    def applied(self, applied: Applied) -> None:
+        """Hears of every commit: siblings are told of own ones at once."""
+        if applied.own:
+            for known in self.states.values():
+                if known.session is not None and known.session.greeting is not None:
+                    known.session.hint(applied.number)
+                    self._metrics.hints.labels("sent").inc()
+
+    def ask(self, device: DeviceID) -> None:
+        """An unknown device wants to connect: is it a sibling? The answer shows when it tries again."""
+        now = self._env.clock.monotonic()
+        if now - self._asked.get(device, float("-inf")) >= QUESTION_AGAIN_S and len(self._questions) < _QUESTIONS_KEPT:
+            self._asked = {other: at for other, at in self._asked.items() if now - at < QUESTION_AGAIN_S}
+            self._asked[device] = now
+            self._questions.append(device)
+            self._wake.set()
+
+    def doubt(self) -> None:
+        """Somebody with this node's own identity connects: looks who is the newer one."""
+        if self._env.clock.monotonic() - self._own_look_s >= QUESTION_AGAIN_S:
+            self._doubted = True
+            self._wake.set()
+
+    def heard_of(self, device: DeviceID, addresses: tuple[str, ...]) -> None:
+        """The local network names addresses of a node of this store. They count once its heartbeat has been read."""
+        if device == self._own:
+            return
+        if self.knows(device):
+            self._state(device).lan = addresses
+            self._wake.set()
+        else:
+            self.ask(device)
+
+    def accept(self, device: DeviceID, address: str) -> SiblingSession | None:
+        """The handler of a new link with a sibling, or None to drop it: one connection per sibling, the first that stands."""
+        del address
+        if self._stopping or self.newer is not None or not self.knows(device):
+            return None
+        known = self._state(device)
+        if known.session is not None:
+            if known.session.silent_s < _DEAD_AFTER_S:
+                return None
+            known.session.close("replaced by a new connection")
+        known.session = SiblingSession(self._env, device, self)
+        return known.session
+
+    # --- sibling_session.SiblingHost
+
+    def hello(self) -> Hello:
+        """What we say first, with the time of now."""
+        return replace(self._hello, timestamp_ns=self._env.clock.now_ns())
+
+    def introduced(self, session: SiblingSession) -> None:
+        """The sibling's Hello has come."""
+        self._state(session.device_id).last_error = ""
+        _log.info(
+            "sibling connected",
+            device=deviceid.format(session.device_id),
+            name=session.greeting.device_name if session.greeting else "",
+            address=session.link.remote_address if session.link else "",
+        )
+        session.hint(self._store.status().journal.number)
+
+    def hinted(self, session: SiblingSession, head: int) -> None:
+        """The sibling knows a commit of this number."""
+        self._metrics.hints.labels("received").inc()
+        self._store.hint(head)
+
+    def ended(self, session: SiblingSession, reason: str) -> None:
+        """The link is gone."""
+        if session.greeting is not None:
+            _log.info("sibling disconnected", device=deviceid.format(session.device_id), reason=reason)
+        known = self.states.get(session.device_id)
+        if known is not None and known.session is session:
+            known.session = None
+            known.last_error = reason
+            known.wake.set()
+
+    # --- the owner task
+
+    async def _run(self) -> None:
+        failing = False
+        while True:
+            self._wake.clear()
+            try:
+                await self._step()
+                failing = False
+            except StnodeError as exc:
+                if not failing:
+                    _log.info("heartbeats cannot be written or read", error=exc.message)
+                failing = True
+                self._retry_s = self._env.clock.monotonic() + RETRY_S
+            self._reconcile()
+            try:
+                async with asyncio.timeout(max(0.0, self._due() - self._env.clock.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _due(self) -> float:
+        """When there is something to do next."""
+        now = self._env.clock.monotonic()
+        due = min(self._own_due(), self._read_due())
+        if self._doubted:
+            due = now
+        if self._questions:
+            due = min(due, max(now, self._question_s + QUESTION_EVERY_S))
+        if self.others and self.newer is None:
+            due = min(due, now + TICK_S)
+        return max(due, self._retry_s)
+
+    async def _step(self) -> None:
+        now = self._env.clock.monotonic()
+        if self._doubted or now >= self._own_due():
+            self._doubted = False
+            await self._beat()
+        if now >= self._read_due():
+            await self._read()
+        if self._questions and now >= self._question_s + QUESTION_EVERY_S:
+            self._question_s = now
+            await self._beats.look(self._questions.pop(0))
+
+    # --- the own heartbeat
+
+    def _own_due(self) -> float:
+        if self.newer is not None:
+            return self._own_look_s + GIVEN_WAY_LOOK_S
+        due = self._written_s + BEAT_S
+        if self._written is not None and _essence(self._describe()) != _essence(self._written) and self._at_work():
+            due = min(due, self._written_s + BEAT_SOON_S)
+        return due
+
+    def _at_work(self) -> bool:
+        """Whether siblings are there, and they or this node work."""
+        others = [heartbeat for heartbeat in self.others.values() if self._beats.is_fresh(heartbeat)]
+        return bool(others) and (self._describe().working or any(heartbeat.working for heartbeat in others))
+
+    async def _beat(self) -> None:
+        """Looks who is the node of this identity, and writes its heartbeat if that is this process."""
+        self._own_look_s = self._env.clock.monotonic()
+        found = await self._beats.look(self._own)
+        if not self._started_us:
+            # Whatever was there when this process began was there before it, whatever the clocks say.
+            self._started_us = max(self._beats.now_us(), found.started_us + 1 if found is not None else 0)
+        own = self._heartbeat()
+        other = found if found is not None and found.instance != own.instance and self._beats.is_fresh(found) else None
+        if other is not None and other.newer_process_than(own):
+            await self._stand_back(other)
+            return
+        if self.newer is not None:
+            await self._give_way(False)
+            self.newer = None
+            _log.info("the other process with this identity has ended: this one is the node again")
+            own = self._heartbeat()
+        await self._beats.write(own)
+        self._written, self._written_s = own, self._env.clock.monotonic()
+        if other is not None and not self._knocked:
+            self._knocked = True
+            self._tasks.spawn(self._knock(other), "knock")
+
+    def _heartbeat(self) -> Heartbeat:
+        return replace(self._describe(), started_us=self._started_us)
+
+    async def _stand_back(self, newer: Heartbeat) -> None:
+        if self.newer is None:
+            _log.warning(
+                "another process with this node's identity was started later: this one leaves the devices to it",
+                addresses=list(newer.addresses),
+                name=newer.name,
+                hint="end one of them; two nodes need two identities, each made by `stnode init`",
+            )
+            self.newer = newer
+            await self._leave("another process with this identity was started later")
+            await self._give_way(True)
+        self.newer = newer
+
+    async def _knock(self, older: Heartbeat) -> None:
+        """Connects to the older process with its own identity, so that it looks at the heartbeat now and not within minutes. It may be long
+        gone: then nobody answers."""
+        for address in set(older.addresses) - set(self._describe().addresses):
+            try:
+                await net.dial(self._env, address, self._identity, self._own, lambda _device, _address: None)
+            except StnodeError:
+                continue
+
+    # --- the others' heartbeats
+
+    def _read_due(self) -> float:
+        return self._read_s + READ_S
+
+    async def _read(self) -> None:
+        now = self._env.clock.monotonic()
+        others = list(self.others)
+        if now - self._listed_s >= LIST_S or len(others) > READ_SINGLY:
+            await self._beats.refresh(READ_S / 2)
+            self._listed_s = now
+        else:
+            for node in others:
+                await self._beats.look(node)
+        self._read_s = now
+
+    def _reconcile(self) -> None:
+        """Takes up what the heartbeats say: siblings that came and went, whom to dial."""
+        others = self.others
+        for node in [node for node in self.states if node not in others]:
+            gone = self.states.pop(node)
+            if gone.session is not None:
+                gone.session.close("its heartbeat is gone")
+            gone.wake.set()
+        for node in others:
+            known = self._state(node)
+            if not known.dialer and self._addresses(node):
+                known.dialer = True
+                self._tasks.spawn(self._keep_dialing(node, known), f"dial sibling {deviceid.format(node)[:7]}")
+        shape = frozenset((node, heartbeat.name, heartbeat.addresses, heartbeat.not_pulled) for node, heartbeat in others.items())
+        if shape != self._shape:
+            self._shape = shape
+            self._changed()
+
+    def _state(self, device: DeviceID) -> SiblingState:
+        return self.states.setdefault(device, SiblingState())
+
+    # --- whom to dial
+
+    def _addresses(self, node: DeviceID) -> tuple[str, ...]:
+        """Where a sibling is to be dialed; nowhere while it has stopped or this process has given way."""
+        heartbeat = self._beats.known.get(node)
+        known = self.states.get(node)
+        if heartbeat is None or known is None or heartbeat.stopped or self.newer is not None or self._stopping:
+            return ()
+        return tuple(dict.fromkeys((*known.lan, *heartbeat.addresses)))
+
+    async def _keep_dialing(self, node: DeviceID, known: SiblingState) -> None:
+        """Connects whenever the sibling is not connected. Both sides do: the one with the greater ID lets the other begin."""
+        wait_s = _FIRST_WAIT_S
+        try:
+            if self._own > node:
+                await self._env.clock.sleep(_OTHER_FIRST_S)
+            while self.states.get(node) is known and (addresses := self._addresses(node)):
+                if known.session is None:
+                    for address in addresses:
+                        if await self._dial(node, address, known):
+                            break
+                known.wake.clear()
+                if known.session is not None:
+                    wait_s = _FIRST_WAIT_S
+                    await known.wake.wait()
+                await self._env.clock.sleep(self._env.random.uniform(wait_s / 2, wait_s))
+                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+        finally:
+            known.dialer = False
+
+    async def _dial(self, node: DeviceID, address: str, known: SiblingState) -> bool:
+        try:
+            await net.dial(self._env, address, self._identity, node, self.accept)
+        except StnodeError as exc:
+            known.last_error = f"{address}: {exc.message}"
+            return False
+        return True
+
+
+def _essence(heartbeat: Heartbeat) -> Heartbeat:
+    """What of a heartbeat is worth writing it sooner: neither the head, which changes with every commit, nor rates that changed by less
+    than half."""
+    reached = tuple(Reach(reach.device_id, reach.bytes_per_s.bit_length()) for reach in heartbeat.reached)
+    return replace(heartbeat, reached=reached, head=0, started_us=0, written_us=0)
