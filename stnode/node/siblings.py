@@ -163,9 +163,8 @@ class Siblings:
 
     def doubt(self) -> None:
         """Somebody with this node's own identity connects: looks who is the newer one."""
-        if self._env.clock.monotonic() - self._own_look_s >= QUESTION_AGAIN_S:
-            self._doubted = True
-            self._wake.set()
+        self._doubted = True
+        self._wake.set()
 
     def heard_of(self, device: DeviceID, addresses: tuple[str, ...]) -> None:
         """The local network names addresses of a node of this store. They count once its heartbeat has been read."""
@@ -248,7 +247,7 @@ class Siblings:
         now = self._env.clock.monotonic()
         due = min(self._own_due(), self._read_due())
         if self._doubted:
-            due = now
+            due = min(due, max(now, self._own_look_s + QUESTION_EVERY_S))
         if self._questions:
             due = min(due, max(now, self._question_s + QUESTION_EVERY_S))
         if self.others and self.newer is None:
@@ -257,7 +256,7 @@ class Siblings:
 
     async def _step(self) -> None:
         now = self._env.clock.monotonic()
-        if self._doubted or now >= self._own_due():
+        if now >= self._own_due() or (self._doubted and now >= self._own_look_s + QUESTION_EVERY_S):
             self._doubted = False
             await self._beat()
         if now >= self._read_due():

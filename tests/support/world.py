@@ -49,7 +49,6 @@ from tests.support.fakepeer import FOLDER, FakePeer, device_of, identity_of
 from tests.support.links import MemoryTransport
 
 START_NS = 1_763_700_000 * 10**9
-ADDRESS = "memory://node"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -91,23 +90,30 @@ class TrackedEnv(Env):
 
 
 class World:
-    """One bucket, one node on it, any number of peers. `faulty.plan` may be changed at any time."""
+    """One bucket, one node on it, any number of peers. `faulty.plan` may be changed at any time. `beside` another world: a second node, with
+    a name of its own, on the same bucket and network; or with the same name, a second process of the same identity."""
 
-    def __init__(self, seed: int | str = 1, *, pull_memory: int = 64 << 20) -> None:
+    def __init__(
+        self, seed: int | str = 1, *, pull_memory: int = 64 << 20, name: str = "node", address: str = "", beside: World | None = None
+    ) -> None:
         self.clock = VirtualClock()
-        self.seed = seed
-        self.random = SeededRandomness(f"world {seed}")
-        self.bucket = MemoryStore(Env(self.clock, self.random, InlineThreads()))
-        self.device = device_of("node")
+        self.seed = seed if beside is None else f"{seed} {name} {address}"
+        self.random = SeededRandomness(f"world {self.seed}")
+        self.bucket = MemoryStore(Env(self.clock, self.random, InlineThreads())) if beside is None else beside.bucket
+        self.beside = beside
+        self.name = name
+        self.address = address or f"memory://{name}"
+        self.device = device_of(name)
         self.peers: dict[str, FakePeer] = {}
         self.lives = 0
         self.alive = False
         self._pull_memory = pull_memory
-        self._env = TrackedEnv(self.clock, SeededRandomness(f"peers {seed}"), InlineThreads())
+        self._env = TrackedEnv(self.clock, SeededRandomness(f"peers {self.seed}"), InlineThreads())
 
     async def __aenter__(self) -> Self:
-        net.register("memory", MemoryTransport())
-        await Store.init(self.bucket, Env(self.clock, self.random, InlineThreads()))
+        if self.beside is None:
+            net.register("memory", MemoryTransport())
+            await Store.init(self.bucket, Env(self.clock, self.random, InlineThreads()))
         await self.start()
         return self
 
@@ -150,7 +156,7 @@ class World:
         store.announced = node_module._announced_by_a_device
         base = Config()
         limits = base.limits.model_copy(update={"pull_memory": self._pull_memory})
-        config = base.model_copy(update={"node": NodeSection.model_construct(name="node", listen=(ADDRESS,)), "limits": limits})
+        config = base.model_copy(update={"node": NodeSection.model_construct(name=self.name, listen=(self.address,)), "limits": limits})
         self.node = Node(config, identity_of(self.device), self.env, objects, self.db, store, Metrics())
         await self.node._load_settings()
         await self.node.start()
@@ -198,7 +204,7 @@ class World:
 
     def peer(self, name: str, *, follows: bool = False) -> FakePeer:
         """A device, not yet connected."""
-        peer = self.peers[name] = FakePeer(self._env, name, self.device, ADDRESS)
+        peer = self.peers[name] = FakePeer(self._env, name, self.device, self.address)
         peer.follows = follows
         peer.committed = self._committed
         return peer

@@ -17,7 +17,7 @@ from stnode.protocol.messages import ClusterConfig, Hello, MessageType
 from stnode.protocol.pb import bep_pb2 as pb
 from tests.support.bep import file_message
 from tests.support.fakepeer import FakePeer, content, identity_of
-from tests.support.world import ADDRESS, World, simulated
+from tests.support.world import World, simulated
 
 
 @simulated
@@ -46,7 +46,7 @@ async def test_unknown_devices_are_remembered_up_to_a_bound() -> None:
 async def test_ourselves() -> None:
     async with World() as world:
         with pytest.raises(StnodeError):
-            await net.dial(world.env, ADDRESS, identity_of(world.device), world.device, lambda _device, _address: None)
+            await net.dial(world.env, world.address, identity_of(world.device), world.device, lambda _device, _address: None)
         assert not world.node.connections.pending_devices
 
 

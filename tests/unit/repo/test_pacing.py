@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from stnode.repo.guard import HOLD_S, DeletionGuard
-from stnode.repo.pacing import GROUP_S, LOOK_IDLE_S, LOOK_LATE_S, WINNER_PAUSE_S, CommitPace, LookPace, backoff_s
+from stnode.repo.pacing import GROUP_S, HINTED_S, LOOK_IDLE_S, LOOK_LATE_S, WINNER_PAUSE_S, CommitPace, LookPace, backoff_s
 from stnode.repo.proposal import FolderFacts, Wish
 from stnode.repo.records import DraftSet, SetKind
 
@@ -63,6 +63,19 @@ def test_looks_slow_down_to_the_idle_pace() -> None:
     assert pace.wait_s == LOOK_LATE_S
     pace.news()
     assert pace.wait_s == 1
+
+
+def test_hints_are_followed_at_once_and_false_ones_later_and_later() -> None:
+    pace = LookPace()
+    assert pace.hint_due() <= 0
+    waits = []
+    for _ in range(10):
+        pace.hint_followed(100.0, led_to_news=False)
+        waits.append(pace.hint_due() - 100)
+    assert waits[0] == pytest.approx(2 * HINTED_S)
+    assert waits[-1] == LOOK_IDLE_S
+    pace.hint_followed(200.0, led_to_news=True)
+    assert pace.hint_due() == pytest.approx(200 + HINTED_S)
 
 
 # ---- contention (model `age` of the steering lab, with the code's own rules) --------------------------------------------
