@@ -90,7 +90,7 @@ async def one_round(world: World, peers: Sequence[FakePeer], rng: random.Random,
     pipes: list[Pipe] = []
     for peer in peers:
         session = world.node.connections._accept(peer.device, "there")
-        assert session is not None
+        assert isinstance(session, Session)
         pipe = Pipe(session, world)
         session.link_made(pipe, peer.device)
         pipe.feed(greeting(peer, node))

@@ -99,7 +99,7 @@ class World:
         self.clock = VirtualClock()
         self.seed = seed if beside is None else f"{seed} {name} {address}"
         self.random = SeededRandomness(f"world {self.seed}")
-        self.bucket = MemoryStore(Env(self.clock, self.random, InlineThreads())) if beside is None else beside.bucket
+        self.bucket: MemoryStore = MemoryStore(Env(self.clock, self.random, InlineThreads())) if beside is None else beside.bucket
         self.beside = beside
         self.name = name
         self.address = address or f"memory://{name}"
