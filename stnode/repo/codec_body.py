@@ -53,7 +53,8 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What a commit does in one folder. Zero in a `…_before_us` or `…_below` means nothing is dropped."""
+    """What a commit does in one folder. Zero in a `…_before_us` or `…_below` means nothing is dropped; `history_dropped` are single
+    versions, (name, sequence)."""
 
     fkey: str
     sets: tuple[BodySet, ...] = ()
@@ -62,6 +63,7 @@ class Section:
     partials_dropped_before_us: int = 0
     history_dropped_before_us: int = 0
     tombstones_dropped_below: int = 0
+    history_dropped: tuple[tuple[str, int], ...] = ()
 
     def records(self) -> list[BodyRecord]:
         """All records in the order of their numbers."""
@@ -179,6 +181,8 @@ def _add_section(message: pb.Body, section: Section) -> None:
         target.partials.add(partial=encode_partial(partial), extents=encode_extents(partial.extents))
     for name, version in section.partials_dropped:
         target.partials_dropped.add(name=name, version=version)
+    for name, sequence in section.history_dropped:
+        target.history_dropped.add(name=name, sequence=sequence)
 
 
 def from_message(message: pb.Body) -> Body:
@@ -218,6 +222,7 @@ def _section(message: pb.Section) -> Section:
         partials_dropped_before_us=message.partials_dropped_before_us,
         history_dropped_before_us=message.history_dropped_before_us,
         tombstones_dropped_below=message.tombstones_dropped_below,
+        history_dropped=tuple((v.name, v.sequence) for v in message.history_dropped),
     )
 
 
@@ -292,4 +297,5 @@ def _joined_section(first: Section, then: Section) -> Section:
         partials_dropped_before_us=max(first.partials_dropped_before_us, then.partials_dropped_before_us),
         history_dropped_before_us=max(first.history_dropped_before_us, then.history_dropped_before_us),
         tombstones_dropped_below=max(first.tombstones_dropped_below, then.tombstones_dropped_below),
+        history_dropped=first.history_dropped + then.history_dropped,
     )

@@ -7,6 +7,7 @@ All functions want to run inside one write transaction of the database.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Final
 
 from stnode.repo.codec_body import Body, PackAdded, Partial, Section, encode_partial
@@ -15,7 +16,7 @@ from stnode.repo.codec_slot import Slot
 from stnode.repo.records import Applied, AppliedFolder, decode_extents
 from stnode.repo.settings import FolderSettings, encode_device, encode_folder
 from stnode.repo.state_reads import state_hash
-from stnode.repo.state_records import COLUMNS, RecordApplier, Row, Totals, drop_partial, row_value
+from stnode.repo.state_records import COLUMNS, RecordApplier, Row, Totals, count_history, drop_partial, history_bytes, row_value
 from stnode.repo.state_schema import (
     META_GROUP,
     Changes,
@@ -38,6 +39,7 @@ MERGE_INTERVALS_US: Final = 60_000_000
 KEPT_HASHES: Final = 10_000
 """State hashes of so many commits are kept, to be compared with manifests that other nodes write."""
 _TIDY: Final = 256
+_VERSION: Final = "name, seq, superseded_us, type, size, flags, extents, info"
 
 
 def write_commit(
@@ -132,7 +134,8 @@ class _Commit:
         fkey, wire = conn.execute("SELECT fkey, settings FROM folders WHERE fid = ?", (fid,)).fetchone()
         number = self._slot.number
         conn.execute(
-            "UPDATE folders SET removed = ?, last_sequence = 0, files = 0, directories = 0, symlinks = 0, deleted = 0, bytes = 0 WHERE fid = ?",
+            "UPDATE folders SET removed = ?, last_sequence = 0, files = 0, directories = 0, symlinks = 0, deleted = 0, bytes = 0, "
+            "old_versions = 0, old_bytes = 0 WHERE fid = ?",
             (number, fid),
         )
         self._changes.put(Space.FOLDER, META_GROUP, fkey.encode(), folder_value(fid, 0, wire), folder_value(fid, number, wire))
@@ -216,7 +219,11 @@ class _Commit:
             for name, version in self._conn.execute(query, (fid, section.partials_dropped_before_us)).fetchall():
                 drop_partial(self._conn, self._changes, fid, name, version)
         if section.history_dropped_before_us:
-            self._drop_history(fid, section.history_dropped_before_us)
+            query = f"SELECT {_VERSION} FROM history WHERE fid = ? AND superseded_us < ?"  # noqa: S608
+            self._drop_history(fid, self._conn.execute(query, (fid, section.history_dropped_before_us)).fetchall())
+        query = f"SELECT {_VERSION} FROM history WHERE fid = ? AND name = ? AND seq = ?"  # noqa: S608
+        for name, sequence in dict.fromkeys(section.history_dropped):
+            self._drop_history(fid, self._conn.execute(query, (fid, name, sequence)).fetchall())
         if section.tombstones_dropped_below:
             self._drop_tombstones(fid, section.tombstones_dropped_below)
         return applied
@@ -240,13 +247,16 @@ class _Commit:
         self._changes.put(Space.PARTIAL, fid, partial_key(partial.name, partial.version), None, partial_value(time_us, encoded, wire))
         self._changes.count(extents, 1)
 
-    def _drop_history(self, fid: int, before_us: int) -> None:
-        query = "SELECT name, seq, superseded_us, flags, extents, info FROM history WHERE fid = ? AND superseded_us < ?"
-        for name, seq, superseded_us, flags, extents, info in self._conn.execute(query, (fid, before_us)):
+    def _drop_history(self, fid: int, versions: Sequence[tuple[str, int, int, int, int, int, bytes, bytes]]) -> None:
+        """Versions are columns `_VERSION`; one that is not there any more is not among them."""
+        size = 0
+        for name, seq, superseded_us, kind, length, flags, extents, info in versions:
             value = history_value(superseded_us, record_value(seq, flags, extents, info))
             self._changes.put(Space.HISTORY, fid, history_key(name, seq), value, None)
             self._changes.forget(fid, seq, decode_extents(extents))
-        self._conn.execute("DELETE FROM history WHERE fid = ? AND superseded_us < ?", (fid, before_us))
+            size += history_bytes(kind, length)
+        self._conn.executemany("DELETE FROM history WHERE fid = ? AND name = ? AND seq = ?", [(fid, *version[:2]) for version in versions])
+        count_history(self._conn, fid, -len(versions), -size)
 
     def _drop_tombstones(self, fid: int, below: int) -> None:
         totals = Totals()

@@ -17,7 +17,7 @@ from stnode.repo.records import decode_extents
 from stnode.repo.runs import Batch
 from stnode.repo.settings import decode_folder
 from stnode.repo.state_reads import state_hash
-from stnode.repo.state_records import Row, Totals, make_row
+from stnode.repo.state_records import Row, Totals, count_history, history_bytes, make_row
 from stnode.repo.state_schema import (
     BULK_INDEXES,
     CONTENT_TABLES,
@@ -121,6 +121,7 @@ class Loader:
         totals.write(conn, fid)
 
     def _history(self, conn: sqlite3.Connection, fid: int, items: Items) -> None:
+        size = 0
         rows: list[tuple[object, ...]] = []
         refs: list[tuple[int, int, int]] = []
         for key, value in items:
@@ -130,7 +131,9 @@ class Loader:
             rows.append((fid, name, seq, superseded_us, row.type, flags, row.size, row.version, info, extents))
             if extents:
                 self._refer(extents, fid, seq, refs)
+            size += history_bytes(row.type, row.size)
         conn.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        count_history(conn, fid, len(rows), size)
         conn.executemany("INSERT INTO refs VALUES (?, ?, ?)", sorted(refs))
 
     def _partials(self, conn: sqlite3.Connection, fid: int, items: Items) -> None:

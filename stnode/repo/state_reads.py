@@ -47,7 +47,8 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class FolderState:
-    """A folder incarnation. `last_sequence` is 0 before its first record."""
+    """A folder incarnation. `last_sequence` is 0 before its first record; `old_versions` are retained in the history, `old_bytes` what they
+    add up to."""
 
     fid: int
     fkey: str
@@ -55,6 +56,8 @@ class FolderState:
     last_sequence: int
     removed: bool
     totals: Totals
+    old_versions: int
+    old_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +129,11 @@ def horizons(conn: sqlite3.Connection) -> list[tuple[int, int]]:
 
 # ---- folders, devices ----------------------------------------------------------------------------------------------
 
-_FOLDER: Final = "fid, fkey, settings, last_sequence, removed, files, directories, symlinks, deleted, bytes"
+_FOLDER: Final = "fid, fkey, settings, last_sequence, removed, files, directories, symlinks, deleted, bytes, old_versions, old_bytes"
 
 
-def _folder(row: tuple[int, str, bytes, int, int, int, int, int, int, int]) -> FolderState:
-    return FolderState(row[0], row[1], decode_folder(row[2]), row[3], bool(row[4]), Totals(*row[5:]))
+def _folder(row: tuple[int, str, bytes, int, int, int, int, int, int, int, int, int]) -> FolderState:
+    return FolderState(row[0], row[1], decode_folder(row[2]), row[3], bool(row[4]), Totals(*row[5:10]), *row[10:])
 
 
 def folders(conn: sqlite3.Connection, *, removed: bool = False) -> list[FolderState]:
@@ -230,10 +233,10 @@ def walk(conn: sqlite3.Connection, fid: int, prefix: str, after_name: str, limit
         f"SELECT {_RECORD} FROM records WHERE fid = ?1 AND name > ?2 AND name >= ?3 AND (?4 = '' OR name < ?4)"  # noqa: S608
         f" AND (?5 OR deleted = 0) ORDER BY name LIMIT ?6"
     )
-    return [_record(fid, row) for row in conn.execute(query, (fid, after_name, prefix, _after_prefix(prefix), deleted, limit))]
+    return [_record(fid, row) for row in conn.execute(query, (fid, after_name, prefix, after_prefix(prefix), deleted, limit))]
 
 
-def _after_prefix(prefix: str) -> str:
+def after_prefix(prefix: str) -> str:
     """The least string greater than all that begin with `prefix`; "" if there is none."""
     for end in range(len(prefix), 0, -1):
         code = ord(prefix[end - 1]) + 1
@@ -253,7 +256,7 @@ def children(
         f"SELECT {_RECORD} FROM records WHERE fid = ?1 AND name >= ?2 AND (?3 = '' OR name < ?3)"  # noqa: S608
         " AND (?4 OR deleted = 0) ORDER BY name LIMIT ?5"
     )
-    end, start, page = _after_prefix(prefix), max(prefix, after + "\0" if after else prefix), 16
+    end, start, page = after_prefix(prefix), max(prefix, after + "\0" if after else prefix), 16
     found: list[Record] = []
     while len(found) < limit:
         rows = conn.execute(query, (fid, start, end, deleted, page)).fetchall()
@@ -294,7 +297,7 @@ def walk_history(conn: sqlite3.Connection, fid: int, prefix: str, after: tuple[s
         f"SELECT {_RECORD}, superseded_us FROM history WHERE fid = ?1 AND (name, seq) > (?2, ?3) AND name >= ?4"  # noqa: S608
         " AND (?5 = '' OR name < ?5) ORDER BY name, seq LIMIT ?6"
     )
-    rows = conn.execute(query, (fid, after[0], after[1], prefix, _after_prefix(prefix), limit))
+    rows = conn.execute(query, (fid, after[0], after[1], prefix, after_prefix(prefix), limit))
     return [OldVersion(_record(fid, row[:5]), row[5]) for row in rows]
 
 

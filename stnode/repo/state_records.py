@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from stnode.protocol import vector
+from stnode.protocol.fileinfo import FileType
 from stnode.repo.codec_body import BodyRecord
 from stnode.repo.codec_run import Space
 from stnode.repo.pb import store_pb2 as pb
@@ -91,6 +92,16 @@ class Totals:
         )
 
 
+def history_bytes(type: int, size: int) -> int:  # noqa: A002 - the column's name
+    """What a retained version counts."""
+    return size if type == FileType.FILE else 0
+
+
+def count_history(conn: sqlite3.Connection, fid: int, versions: int, size: int) -> None:
+    """Adds to what a folder retains."""
+    conn.execute("UPDATE folders SET old_versions = old_versions + ?, old_bytes = old_bytes + ? WHERE fid = ?", (versions, size, fid))
+
+
 class RecordApplier:
     """Applies one folder's records; `added` maps relative pack numbers to registered ones."""
 
@@ -103,6 +114,7 @@ class RecordApplier:
         self._totals = Totals()
         self._written: dict[str, Row] = {}
         self._history: list[tuple[object, ...]] = []
+        self._history_bytes = 0
 
     def apply(self, first: int, records: Sequence[BodyRecord]) -> tuple[str, ...]:
         """Writes the records under the numbers first, first + 1, …; returns their names in that order."""
@@ -136,12 +148,14 @@ class RecordApplier:
         value = history_value(self._time_us, row_value(row))
         self._changes.put(Space.HISTORY, self._fid, history_key(row.name, row.seq), None, value)
         self._history.append((*row[:3], self._time_us, row.type, *row[6:]))
+        self._history_bytes += history_bytes(row.type, row.size)
 
     def _write(self) -> None:
         conn = self._conn
         conn.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._written.values())
         conn.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._history)
         self._totals.write(conn, self._fid)
+        count_history(conn, self._fid, len(self._history), self._history_bytes)
         if conn.execute("SELECT 1 FROM partials WHERE fid = ? LIMIT 1", (self._fid,)).fetchone():
             for name, row in self._written.items():
                 self._end_partials(name, row.version)

@@ -74,6 +74,13 @@ STEPS: Final[tuple[str, ...]] = (
     CREATE TABLE horizons (number INTEGER PRIMARY KEY, horizon_us INTEGER NOT NULL)
     """,
     "CREATE INDEX records_flagged ON records (fid, name) WHERE flags <> 0",
+    """
+    ALTER TABLE folders ADD COLUMN old_versions INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE folders ADD COLUMN old_bytes INTEGER NOT NULL DEFAULT 0;
+    UPDATE folders SET
+        old_versions = (SELECT count(*) FROM history h WHERE h.fid = folders.fid),
+        old_bytes = (SELECT coalesce(sum(size), 0) FROM history h WHERE h.fid = folders.fid AND h.type = 0)
+    """,
 )
 """Steps of `Database.migrate`. `index_id` is text because SQLite has no unsigned 64-bit integer."""
 

@@ -246,6 +246,8 @@ def _malformed(section: Section) -> Iterator[str]:
             yield f"the partial file {partial.name!r} has no version"
         if not partial.name or "\0" in partial.name or len(partial.starts) != len(partial.extents):
             yield f"the partial file {partial.name!r} has no proper name, or misses starts"
+    if any(sequence > MAX_SEQUENCE for _, sequence in section.history_dropped):
+        yield "it drops a version with a number that none can have"
 
 
 def condemned_reference(conn: sqlite3.Connection, packs: Iterable[int]) -> str | None:

@@ -7,6 +7,7 @@ import random
 from stnode.protocol import vector
 from stnode.protocol.fileinfo import FileType
 from stnode.repo.codec import Body, BodyRecord, PackAdded, Partial, Relocation, Section
+from stnode.repo.pb.store_pb2 import FileView
 from stnode.repo.records import Extents, HistoryRule
 from stnode.repo.settings import DeviceSettings, FolderSettings
 from tests.support.journal import DAY_US, NODE, JournalWriter, record, section
@@ -25,6 +26,7 @@ class RandomJournal:
         self._packs: list[tuple[int, FolderSettings]] = []
         self._next_pack = 1
         self._made = 0
+        self._sequences: list[tuple[str, int]] = []
 
     def body(self) -> Body:
         """The next commit's body."""
@@ -74,6 +76,10 @@ class RandomJournal:
         for entry, chance in (("partials_dropped_before_us", 0.05), ("history_dropped_before_us", 0.1), ("tombstones_dropped_below", 0.05)):
             if dice.random() < chance:
                 entries[entry] = now_us - dice.randrange(20_000_000)
+        if dice.random() < 0.1 and self._sequences:
+            entries["history_dropped"] = tuple(dice.choices(self._sequences, k=3))
+        # The journal's writer numbers a folder's records from the second of the commit on.
+        self._sequences += [(FileView.FromString(each.info).name, now_us + 1_000_000 + place) for place, each in enumerate(records)]
         return section(*records, folder=folder, **entries)
 
     def _record(self, folder: FolderSettings, relative: int) -> BodyRecord:

@@ -100,6 +100,11 @@ def all_body() -> Body:
     )
 
 
+def versions_dropped_body() -> Body:
+    """Single versions leave the history."""
+    return Body(sections=(Section(PHOTOS.fkey, history_dropped=(("a.txt", START_US), ("Größe/b", START_US + 1))),))
+
+
 def small_slot() -> Slot:
     """A commit of one file, its body inside."""
     body = Body(sections=(Section(PHOTOS.fkey, (BodySet(SetKind.SINGLE, (record("a.txt", 1, ((1, 0, 1),)),)),)),))
@@ -166,6 +171,7 @@ SAMPLES = {
     "slot-large.bin": lambda: encode_slot(large_slot()),
     "slot-stub.bin": lambda: encode_stub(2),
     "body.bin": lambda: encode_body(all_body()),
+    "body-versions-dropped.bin": lambda: encode_body(versions_dropped_body()),
     "manifest.bin": lambda: encode_manifest(manifest()),
     "heartbeat.bin": lambda: encode_heartbeat(heartbeat()),
     "run-base.bin": base_run,

@@ -93,7 +93,7 @@ class Body(_message.Message):
     def __init__(self, sections: _Optional[_Iterable[_Union[Section, _Mapping]]] = ..., packs_added: _Optional[_Iterable[_Union[PackAdded, _Mapping]]] = ..., relocations: _Optional[_Iterable[_Union[Relocation, _Mapping]]] = ..., relocations_dropped: _Optional[_Iterable[int]] = ..., packs_condemned: _Optional[_Iterable[int]] = ..., objects_condemned: _Optional[_Iterable[str]] = ..., packs_gone: _Optional[_Iterable[int]] = ..., objects_gone: _Optional[_Iterable[str]] = ..., horizon_us: _Optional[int] = ..., folders: _Optional[_Iterable[bytes]] = ..., folders_removed: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[bytes]] = ..., devices_removed: _Optional[_Iterable[bytes]] = ..., features_on: _Optional[_Iterable[str]] = ..., packs_lost: _Optional[_Iterable[int]] = ..., packs_found: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Section(_message.Message):
-    __slots__ = ("fkey", "sets", "partials", "partials_dropped", "partials_dropped_before_us", "history_dropped_before_us", "tombstones_dropped_below")
+    __slots__ = ("fkey", "sets", "partials", "partials_dropped", "partials_dropped_before_us", "history_dropped_before_us", "tombstones_dropped_below", "history_dropped")
     FKEY_FIELD_NUMBER: _ClassVar[int]
     SETS_FIELD_NUMBER: _ClassVar[int]
     PARTIALS_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,7 @@ class Section(_message.Message):
     PARTIALS_DROPPED_BEFORE_US_FIELD_NUMBER: _ClassVar[int]
     HISTORY_DROPPED_BEFORE_US_FIELD_NUMBER: _ClassVar[int]
     TOMBSTONES_DROPPED_BELOW_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_DROPPED_FIELD_NUMBER: _ClassVar[int]
     fkey: str
     sets: _containers.RepeatedCompositeFieldContainer[RecordSet]
     partials: _containers.RepeatedCompositeFieldContainer[NewPartial]
@@ -108,7 +109,16 @@ class Section(_message.Message):
     partials_dropped_before_us: int
     history_dropped_before_us: int
     tombstones_dropped_below: int
-    def __init__(self, fkey: _Optional[str] = ..., sets: _Optional[_Iterable[_Union[RecordSet, _Mapping]]] = ..., partials: _Optional[_Iterable[_Union[NewPartial, _Mapping]]] = ..., partials_dropped: _Optional[_Iterable[_Union[PartialName, _Mapping]]] = ..., partials_dropped_before_us: _Optional[int] = ..., history_dropped_before_us: _Optional[int] = ..., tombstones_dropped_below: _Optional[int] = ...) -> None: ...
+    history_dropped: _containers.RepeatedCompositeFieldContainer[VersionName]
+    def __init__(self, fkey: _Optional[str] = ..., sets: _Optional[_Iterable[_Union[RecordSet, _Mapping]]] = ..., partials: _Optional[_Iterable[_Union[NewPartial, _Mapping]]] = ..., partials_dropped: _Optional[_Iterable[_Union[PartialName, _Mapping]]] = ..., partials_dropped_before_us: _Optional[int] = ..., history_dropped_before_us: _Optional[int] = ..., tombstones_dropped_below: _Optional[int] = ..., history_dropped: _Optional[_Iterable[_Union[VersionName, _Mapping]]] = ...) -> None: ...
+
+class VersionName(_message.Message):
+    __slots__ = ("name", "sequence")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sequence: int
+    def __init__(self, name: _Optional[str] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class RecordSet(_message.Message):
     __slots__ = ("kind", "records")
