@@ -80,6 +80,7 @@ class StoreSection(_Section):
     ca_file: str = ""
     concurrency: int = Field(default=16, ge=1, le=1024)
     daily_request_budget: int = Field(default=0, ge=0)
+    single_node: bool = False
 
     @field_validator("url")
     @classmethod

@@ -99,7 +99,8 @@ async def _serve_locked(home: Home, settings: config.Config, env: Env, lock: Hom
         click.echo(f"device ID  {await service.id()}\npage       {url}/")
         log.info("ready", device_id=await service.id(), listening=list(node.listening), page=f"{url}/")
         await _tell_differences(service, settings)
-        await stop.wait()
+        if (ended := await _unless(stop, env, node.store.stopped())) is not None:
+            raise ended
         log.info("stopping")
     finally:
         await _stop(api, node)
@@ -131,7 +132,7 @@ def _end_now() -> None:
 
 async def _unless(stop: asyncio.Event, env: Env, work: Coroutine[Any, Any, T]) -> T | None:
     """The result of `work`, or None, the work cancelled, when `stop` came first."""
-    task, stopped = env.spawn(work, "open"), env.spawn(stop.wait(), "stop")
+    task, stopped = env.spawn(work, "work"), env.spawn(stop.wait(), "stop")
     try:
         await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():

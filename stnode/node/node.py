@@ -108,7 +108,15 @@ class Node:
             db = Database(await env.threads.run(_state_file, home))
             opened.push_async_callback(db.close)
             options = _reader_options(home, config, objects.url)
-            store = await Store.open(objects, db, env, identity.device_id, reader_options=options, try_out=try_out)
+            store = await Store.open(
+                objects,
+                db,
+                env,
+                identity.device_id,
+                reader_options=options,
+                try_out=try_out,
+                single_node=config.store.single_node,
+            )
             opened.push_async_callback(store.close)
             await index.migrate(db)
             store.announced = _announced_by_a_device

@@ -33,6 +33,7 @@ class Asked:
     api_listen: str = ""
     orphan_age_s: int = 0
     grace_s: int = 0
+    single_node: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, s
         if not new_home:
             _require_same(asked, settings)
         own = await env.threads.run(identity.load_or_generate, home.path, env.clock)
-        new_store, warnings = await _make_store(home, settings, env, asked)
+        new_store, warnings = await _make_store(home, settings, env, asked, own.device_id)
         if new_home:
             await env.threads.run(_write, home.config, text)
         return Done(deviceid.format(own.device_id), store_url(home.path, settings), new_home, new_store, warnings)
@@ -68,13 +69,14 @@ async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, s
         lock.release()
 
 
-async def _make_store(home: Home, settings: config.Config, env: Env, asked: Asked) -> tuple[bool, tuple[str, ...]]:
+async def _make_store(home: Home, settings: config.Config, env: Env, asked: Asked, own: deviceid.DeviceID) -> tuple[bool, tuple[str, ...]]:
     """Tries the store out and makes it unless it is there; (whether it is new, what to warn about)."""
     objects = open_objects(home.path, settings, env)
+    single = own if settings.store.single_node else None
     try:
-        capabilities = await Store.try_out(objects, env)
+        capabilities = await Store.try_out(objects, env, single_node=single is not None)
         wanted = Collection(asked.orphan_age_s or DEFAULT.orphan_age_s, asked.grace_s or DEFAULT.grace_s)
-        new = await Store.init(objects, env, capabilities, wanted)
+        new = await Store.init(objects, env, capabilities, wanted, single_node=single)
         if not new and (asked.orphan_age_s or asked.grace_s) and await read_parameters(objects) != wanted:
             raise ConfigError(
                 "the store is there already, with other times than --orphan-age and --grace ask for",
@@ -93,6 +95,7 @@ def _require_same(asked: Asked, settings: config.Config) -> None:
         "--name": (asked.name, settings.node.name),
         "--listen": (asked.listen, settings.node.listen),
         "--api-listen": (asked.api_listen, settings.api.listen),
+        "--single-node": (asked.single_node, settings.store.single_node),
     }
     for option, (wanted, found) in there.items():
         if wanted and wanted != found:
@@ -119,6 +122,7 @@ def _template(asked: Asked, env: Env) -> str:
 {line("url", asked.store_url, '"s3://bucket/prefix"    # by default the directory `store` beside this file')}
 {line("endpoint_url", asked.endpoint_url, '"https://s3.example.org"')}
 {line("region", asked.region, '"us-east-1"')}
+{"single_node = true" if asked.single_node else "# single_node = false"}           # true: no other node uses this store, which has no conditional writes
 # access_key_id = "…"            # by default the usual AWS chain: variables AWS_*, ~/.aws, instance roles
 # secret_access_key = "…"        # or secret_access_key_file = "/run/secrets/…"
 

@@ -19,6 +19,7 @@ from stnode.repo.check_journal import JournalCheck
 from stnode.repo.check_packs import PackCheck
 from stnode.repo.checkreport import CheckProblem, CheckReport, CheckStep
 from stnode.repo.restore import restore
+from stnode.repo.slots import arranged
 from stnode.repo.store import read_parameters
 
 
@@ -28,6 +29,7 @@ async def check(
     """Checks the store step by step; the last step carries the report. `scratch` is a directory with room for the state (some 500
     bytes per file); `own` is this node's state, compared where it is at the same commit. Raises Unavailable, Full, and Refused for
     what the store itself refuses."""
+    objects = await arranged(objects)
     journal = JournalCheck(objects, env)
     async for step in journal.steps():
         yield step

@@ -17,6 +17,7 @@ from stnode.objectstore.base import Key, ObjectStore
 from stnode.repo import codec, layout
 from stnode.repo.checkpoint import verify
 from stnode.repo.checkreport import CheckProblem, CheckStep
+from stnode.repo.slots import TwoNames
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -95,16 +96,19 @@ class JournalCheck:
                 before = (number - 1, None)
             before = (number, await self._check_slot(key, number, data, before[1], covered))
 
-    async def _read_slot(self, slot: tuple[int, Key]) -> tuple[int, bytes | None]:
+    async def _read_slot(self, slot: tuple[int, Key]) -> tuple[int, bytes | str]:
+        """The slot's number and bytes, or why there are none."""
         try:
             return slot[0], (await self._objects.get(slot[1])).data
         except NotFound:
-            return slot[0], None
+            return slot[0], "it was listed, but it is missing"
+        except TwoNames as exc:
+            return slot[0], exc.message
 
-    async def _check_slot(self, key: Key, number: int, data: bytes | None, before: bytes | None, covered: int) -> bytes | None:
+    async def _check_slot(self, key: Key, number: int, data: bytes | str, before: bytes | None, covered: int) -> bytes | None:
         """Checks one slot; the hash that the next one must carry, None where that is not known."""
-        if data is None:
-            self._problem(key, "it was listed, but it is missing")
+        if isinstance(data, str):
+            self._problem(key, data)
             return None
         try:
             slot = codec.decode_slot(data, key)

@@ -29,6 +29,7 @@ from stnode.repo import layout, state
 from stnode.repo.codec import NO_PREDECESSOR, Body, BodyRef, Slot, Stub, content, decode_body, decode_slot, slot_sha
 from stnode.repo.container import PUT_BACK, STEP_OVER
 from stnode.repo.records import Applied
+from stnode.repo.slots import AnotherProcess
 from stnode.telemetry import get_logger
 
 AHEAD: Final = 4
@@ -83,7 +84,7 @@ class Commit:
 class Follower:
     """`head` is the last commit applied. `epoch` counts rebuilt states, `histories` those on another history, after which numbers
     of packs and folders may mean something else; `fkeys` names the folders that exist, `nodes` the writers seen. `on_applied`
-    hears of every commit after its transaction."""
+    hears of every commit after its transaction. `alone`: a commit of another process is `AnotherProcess`."""
 
     def __init__(
         self,
@@ -103,6 +104,7 @@ class Follower:
         self.fkeys: dict[int, str] = {}
         self.new_index_ids_due = False
         self.history_since_us = 0
+        self.alone = False
         self._objects = objects
         self._db = db
         self._env = env
@@ -265,6 +267,8 @@ class Follower:
             self.nodes.add(commit.slot.node)
             self.foreign_seen += not result.own
             self._on_applied(result)
+            if self.alone and not result.own:
+                raise AnotherProcess(result.number)
         return results
 
     async def _read(self, first: int, count: int) -> tuple[list[Commit], _End]:

@@ -33,6 +33,7 @@ from stnode.repo.guard import DeletionGuard, PendingDeletions
 from stnode.repo.pacing import CommitPace, LookPace
 from stnode.repo.proposal import Announced, Entries, EntryWish, PackTable, PendingPacks, Wish
 from stnode.repo.records import Applied, DraftSet, Outcome, Status
+from stnode.repo.slots import AnotherProcess, TwoNames
 from stnode.telemetry import get_logger
 
 __all__ = ["Journal", "JournalStatus", "PendingPacks"]
@@ -92,7 +93,8 @@ class _Submission:
 
 class Journal:
     """`writer` is (device ID, random number of this process); `check_store` raises when the bucket holds another store now;
-    `announced` is asked in the database's thread (proposal.Announced)."""
+    `announced` is asked in the database's thread (proposal.Announced); `alone`: nobody else may commit (`slots.py`), and who does ends this
+    journal."""
 
     def __init__(
         self,
@@ -105,10 +107,13 @@ class Journal:
         check_store: CheckStore,
         announced: Announced,
         options: JournalOptions | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         self._env = env
         self._options = options or JournalOptions()
         self._packs = packs
+        self._alone = alone
         self._guard = DeletionGuard()
         self._follower = Follower(objects, db, env, writer, restore, check_store, self._on_applied)
         self._committer = Committer(objects, db, env, self._follower, packs, self._guard, *writer, announced, self._fail_followers)
@@ -126,6 +131,7 @@ class Journal:
         self._submissions: set[_Submission] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._ended_by_itself = asyncio.Event()
         self._broken: StnodeError | None = None
         self._trouble: StnodeError | None = None
         self._trouble_since_s = 0.0
@@ -139,6 +145,7 @@ class Journal:
     async def start(self) -> None:
         """Restores or checks what is cached, follows to the head, and goes on from there in a task until `close`."""
         await self._follower.start()
+        self._follower.alone = self._alone
         self._looked()
         self._task = self._env.spawn(self._run(), "journal")
         self._task.add_done_callback(self._ended)
@@ -149,6 +156,13 @@ class Journal:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._break(Unavailable("the store is closed"))
+
+    async def stopped(self) -> StnodeError:
+        """Waits until the journal has ended by itself, which it never gets over, and says why: a bug, or another process at work on the store
+        of a single node."""
+        await self._ended_by_itself.wait()
+        assert self._broken is not None
+        return self._broken
 
     def submit(self, sets: Sequence[DraftSet]) -> asyncio.Future[list[Outcome]]:
         """Queues sets; the future gives an outcome for each, in order, when all are decided. It fails only with the journal."""
@@ -304,6 +318,8 @@ class Journal:
             await self._sleep()
             try:
                 await self._step()
+            except (TwoNames, AnotherProcess):
+                raise  # whoever goes on after this gets into the other's way
             except (Unavailable, Corrupt, Refused, NotFound) as exc:
                 self._failed(exc)  # any other kind is a bug and ends the task
 
@@ -433,13 +449,14 @@ class Journal:
     # ---- the end ------------------------------------------------------------------------------------------------------
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """A task that ended by itself is a bug: nobody waits for it in vain."""
+        """A task that ended by itself does not come back: nobody waits for it in vain."""
         if task.cancelled():
             return
         exc = task.exception()
         error = exc if isinstance(exc, StnodeError) else Internal(f"the journal has stopped: {exc!r}")
-        log.error("the journal has stopped", error=str(exc), exc_info=exc)
+        log.error("the journal has stopped", error=str(exc), exc_info=None if isinstance(exc, StnodeError) else exc)
         self._break(error)
+        self._ended_by_itself.set()
 
     def _break(self, error: StnodeError) -> None:
         self._broken = self._broken or error

@@ -30,11 +30,10 @@ from stnode.objectstore.wrappers import Wrapper
 from stnode.repo import layout
 from stnode.repo.codec_slot import Slot, Stub, decode_slot, slot_sha
 from stnode.repo.container import Kind, kind_of
+from stnode.repo.singlenode import declared_node
 from stnode.telemetry import get_logger
 
-DECLARATION: Final = "single_node"
-"""The key in stnode.json; its value is the declared node's device ID, 64 hex digits."""
-REPAIR: Final = "stop all but one process of this node, then run `stnode bucket repair`: it keeps the changes of both"
+REPAIR: Final = "stop all but one process of this node, then run its `bucket repair`: it keeps the changes of both"
 
 _JOURNAL: Final = "journal/"
 _NAME: Final = re.compile(r"(journal/[^/]+/[0-9]{20})(?:-[0-9a-f]{32})?")
@@ -60,12 +59,6 @@ class AnotherProcess(Refused):
             f"another process has written commit {number} of this single-node store",
             hint="run one process only; a new one waits until the old one's heartbeat is two minutes old",
         )
-
-
-def declared_node(document: dict[str, object]) -> bytes | None:
-    """The device ID that stnode.json declares as the store's only node; None where conditional writes order several nodes."""
-    found = document.get(DECLARATION)
-    return bytes.fromhex(found) if isinstance(found, str) else None
 
 
 async def arranged(objects: ObjectStore) -> ObjectStore:
@@ -131,7 +124,7 @@ class NamedSlots(Wrapper):
         if shown is not None:
             yield shown
 
-    async def names(self, number: int, journal: str = layout.MAIN_JOURNAL) -> list[Meta]:
+    async def names(self, number: int, journal: str = layout.MAIN_JOURNAL) -> Sequence[Meta]:
         """What lies in the bucket for a number, whichever counts; for repairing."""
         return await self._names(layout.slot_key(number, journal))
 
@@ -141,7 +134,7 @@ class NamedSlots(Wrapper):
 
     # ---- names ---------------------------------------------------------------------------------------------------------
 
-    async def _names(self, key: Key) -> list[Meta]:
+    async def _names(self, key: Key) -> Sequence[Meta]:
         found = [meta async for meta in self.inner.list(key) if (match := _NAME.fullmatch(meta.key)) and match[1] == key]
         if len(found) == 1:
             self._saw_alone(key, found[0].key)
@@ -190,7 +183,9 @@ class NamedSlots(Wrapper):
         try:
             after = await self._names(key)
         except Unavailable as exc:
-            raise UnknownOutcome(f"{name} is written, but nobody knows whether alone: {exc.message}", retry_after_s=exc.retry_after_s) from exc
+            raise UnknownOutcome(
+                f"{name} is written, but nobody knows whether alone: {exc.message}", retry_after_s=exc.retry_after_s
+            ) from exc
         others = [meta.key for meta in after if meta.key != name]
         if others:
             log.error("another process wrote the same commit", key=key, own=name, others=others)
@@ -209,32 +204,3 @@ class NamedSlots(Wrapper):
 
 def _is_slot(key: str) -> bool:
     return key.startswith(_JOURNAL) and layout.slot_number(key) is not None
-
-
-def no_conditional_writes(name: str = "") -> Refused:
-    """The error for a store that only one declared node may use."""
-    return Refused(
-        f"the object store{f' ({name})' if name else ''} has no conditional writes: commits of several nodes would overwrite each other",
-        hint="use a server or a version of it that honours If-None-Match; or, if this node will be the only one, run "
-        "`stnode init --single-node` and set `single_node = true` in [store]",
-    )
-
-
-def check_declaration(document: dict[str, object], node: bytes, *, wanted: bool) -> bool:
-    """Whether the store is one node's, as declared in stnode.json. Raises Refused where that is another node, or this one's configuration
-    (`wanted`) does not say so."""
-    declared = declared_node(document)
-    if declared is None:
-        return False
-    if not wanted:
-        raise Refused(
-            "this store is for a single node, for it has no conditional writes; this node's configuration does not say that it is the one",
-            hint="if no other process uses the store, set `single_node = true` in [store]",
-        )
-    if declared != node:
-        raise Refused(
-            f"this store is for a single node, and that is another one ({declared.hex()[:16]}…)",
-            hint="use that node's cert.pem and key.pem; or, if it is gone for good, run `stnode init --single-node` here",
-        )
-    return True
-

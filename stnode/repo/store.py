@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from stnode.clock import Env, Randomness
 from stnode.db import Database
-from stnode.errors import Conflict, Corrupt, NotFound, Refused, UnknownOutcome
+from stnode.errors import Conflict, Corrupt, NotFound, Refused, StnodeError, UnknownOutcome
 from stnode.objectstore.base import Blob, Capabilities, Exists, Mode, ObjectStore
 from stnode.objectstore.probe import probe
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileInfo, blocks_hash
 from stnode.protocol.vector import to_wire
-from stnode.repo import layout, parameters, state
+from stnode.repo import layout, parameters, singlenode, state
 from stnode.repo.blockindex import BlockIndex
 from stnode.repo.codec import Body, Partial, Section
 from stnode.repo.damage import Damage
@@ -37,6 +37,7 @@ from stnode.repo.records import Applied, DraftSet, Extent, Outcome
 from stnode.repo.registry import StateRegistry
 from stnode.repo.restore import restore
 from stnode.repo.settings import DeviceSettings, FolderSettings
+from stnode.repo.slots import NamedSlots
 from stnode.repo.upkeep import Upkeep
 
 FORMAT_VERSION: Final = 1
@@ -83,11 +84,15 @@ class Store:
         packer_options: PackerOptions | None = None,
         journal_options: JournalOptions | None = None,
         reader_options: ReaderOptions | None = None,
+        *,
+        single_node: bool = False,
     ) -> None:
         self.store_id = store_id
         self.node = node
         self.instance = env.random.uint64()
         self.collection = parameters.DEFAULT
+        self.single_node = single_node
+        self.objects = objects
         self.announced: Callable[[Connection, int, FileInfo], bool] = lambda _conn, _fid, _info: False
         self._objects = objects
         self._db = db
@@ -109,6 +114,7 @@ class Store:
             self._check_store,
             self._announced,
             journal_options,
+            alone=single_node,
         )
         self.heartbeats = Heartbeats(objects, env, self._journal.upload_time_us)
         self._upkeep = Upkeep(objects, db, env, node, self._journal.upload_time_us)
@@ -119,34 +125,47 @@ class Store:
     # ---- life ---------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    async def try_out(objects: ObjectStore, env: Env) -> Capabilities:
-        """What the object store can do; on S3 found by some 25 requests. Raises Refused where it cannot create if absent, and what it
-        gets wrong."""
+    async def try_out(objects: ObjectStore, env: Env, *, single_node: bool = False) -> Capabilities:
+        """What the object store can do; on S3 found by some 25 requests. Raises Refused where it cannot create if absent, unless a
+        `single_node` will be its only user, and what it gets wrong."""
         found = await objects.capabilities() or await probe(objects, env, single_node=True)
-        if not found.create_if_absent:
-            raise _no_conditional_writes(found.name)
+        if not (found.create_if_absent or single_node):
+            raise singlenode.no_conditional_writes(found.name)
         return found
 
     @staticmethod
     async def init(
-        objects: ObjectStore, env: Env, capabilities: Capabilities | None = None, collection: parameters.Collection = parameters.DEFAULT
+        objects: ObjectStore,
+        env: Env,
+        capabilities: Capabilities | None = None,
+        collection: parameters.Collection = parameters.DEFAULT,
+        *,
+        single_node: DeviceID | None = None,
     ) -> bool:
         """Makes a store in an empty bucket; False when there is one already. Raises what `try_out` raises, unless its answer is given, and
-        Invalid for a `collection` that is too impatient."""
-        capabilities = capabilities or await Store.try_out(objects, env)
-        document = {
+        Invalid for a `collection` that is too impatient. Without conditional writes the store is declared to be `single_node`'s, one that
+        exists too: of a node that is gone, or moved here."""
+        capabilities = capabilities or await Store.try_out(objects, env, single_node=single_node is not None)
+        document: dict[str, Any] = {
             "format": FORMAT_VERSION,
             "store": env.random.bytes(_STORE_ID_BYTES).hex(),
             "capabilities": {"create_if_absent": True, "if_match": capabilities.if_match, "backend": capabilities.name},
             "collection": parameters.to_json(collection.check()),
             "key_slots": [],
         }
-        data = json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+        if not capabilities.create_if_absent:
+            assert single_node is not None
+            document["capabilities"]["create_if_absent"] = False
+            document[singlenode.DECLARATION] = single_node.hex()
+            objects = NamedSlots(objects)
+        data = _rendered(document)
         while True:
             try:
                 await objects.put(layout.STORE, [data], Mode.CREATE)
             except Exists:
                 found = await objects.get(layout.STORE)
+                if found.data != data and not capabilities.create_if_absent:
+                    await _redeclare(objects, env, _parse(found), document)
                 return found.data == data
             except UnknownOutcome:
                 continue  # the same bytes again: Exists then tells whose they are
@@ -164,20 +183,26 @@ class Store:
         reader_options: ReaderOptions | None = None,
         *,
         try_out: bool = False,
+        single_node: bool = False,
     ) -> Store:
         """Opens the store and follows it to the head. With `try_out` the object store is tried out before anything is written, else what
-        stnode.json says of it is trusted. Raises NotFound when there is none, Refused for a newer format or an object store that cannot
-        create if absent, and what following finds wrong."""
+        stnode.json says of it is trusted. `single_node`: the configuration says that no other node uses it; then a store that cannot create
+        if absent is taken, if stnode.json names this node, and other processes are waited for until they are gone. Raises NotFound when
+        there is no store, Refused for a newer format or an object store that may not be used, and what following finds wrong."""
         document = _parse(await _read_store(objects))
         if document["format"] != FORMAT_VERSION:
             raise Refused(
                 f"the store has format {document['format']}, this stnode knows {FORMAT_VERSION}", hint="update stnode on this node"
             )
+        alone = singlenode.check_declaration(document, node, wanted=single_node)
         if try_out:
-            await Store.try_out(objects, env)
-        elif not _recorded(document):
-            raise _no_conditional_writes("")
-        store = cls(objects, db, env, node, document["store"], packer_options, journal_options, reader_options)
+            await Store.try_out(objects, env, single_node=alone)
+        elif not (alone or _recorded(document)):
+            raise singlenode.no_conditional_writes()
+        if alone:
+            objects = NamedSlots(objects)
+            await singlenode.wait_for_silence(objects, env, patience_s=float("inf") if try_out else singlenode.COMMAND_PATIENCE_S)
+        store = cls(objects, db, env, node, document["store"], packer_options, journal_options, reader_options, single_node=alone)
         store.collection = parameters.from_json(document)
         await state.prepare(db, store.collection)
         await store.packlists.open()
@@ -193,6 +218,10 @@ class Store:
         await self.damage.close()
         await self._journal.close()
         await self.reader.close()
+
+    async def stopped(self) -> StnodeError:
+        """Waits until nothing can be committed any more in this process, and says why (`Journal.stopped`): whoever runs it ends it."""
+        return await self._journal.stopped()
 
     async def _check_store(self) -> int | None:
         try:
@@ -281,11 +310,21 @@ class Store:
         return self.announced(conn, fid, info)
 
 
-def _no_conditional_writes(name: str) -> Refused:
-    return Refused(
-        f"the object store{f' ({name})' if name else ''} has no conditional writes: commits of several nodes would overwrite each other",
-        hint="use a server or a version of it that honours If-None-Match",
-    )
+async def _redeclare(objects: ObjectStore, env: Env, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Makes this node the one of a store that exists. Raises Refused while another process works on it."""
+    if singlenode.declared_node(there) == singlenode.declared_node(wanted):
+        return
+    age_s = await singlenode.youngest_heartbeat_s(objects, env)
+    if age_s is not None and age_s < singlenode.QUIET_S:
+        raise Refused(
+            f"another node works on this store: its heartbeat is {age_s:.0f} seconds old", hint="stop it, and try again two minutes later"
+        )
+    changed = {name: wanted[name] for name in ("capabilities", singlenode.DECLARATION)}
+    await objects.put(layout.STORE, [_rendered(there | changed)])
+
+
+def _rendered(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 
 
 async def read_parameters(objects: ObjectStore) -> parameters.Collection:

@@ -147,7 +147,10 @@ class SimNode:
         if not keep_cache:
             self.close()
             self.db = Database(None, inline=True)
-        self.store = await Store.open(self.gate, self.db, self.env, self.device, None, self.world.options)
+        single = self.world.single_node
+        self.store = await Store.open(
+            self.gate, self.db, self.env, self.device, None, self.world.options, try_out=single, single_node=single
+        )
         self.store.subscribe(self._on_applied)
         self.alive = True
         await asyncio.sleep(0)  # its tasks have begun, whatever happens next
@@ -289,7 +292,7 @@ def removed(name: str, version: Vector, *, mtime: int = 2000) -> Draft:
 
 class World:
     """`seed` decides everything. `kept`: acknowledged versions and when (store time in µs), which no run may lose unless `forget` says that the bucket was put back.
-    `written_once`: hashes of contents that were submitted once, so that no name may have two versions of them. `contents`: what a
+    `single_node`: a node's configuration says that it is the store's only one. `written_once`: hashes of contents that were submitted once, so that no name may have two versions of them. `contents`: what a
     blocks_hash stands for, of everything that a node was given to store. `violations`: the first of them ends the run."""
 
     def __init__(self, seed: int, options: JournalOptions | None = None) -> None:
@@ -303,6 +306,7 @@ class World:
         self.watch = Watch(self.bucket, self.truth)
         self.nodes: list[SimNode] = []
         self.trace: list[str] = []
+        self.single_node = False
         self.kept: dict[tuple[str, str], list[tuple[Vector, int]]] = {}
         self.written_once: set[bytes] = set()
         self.contents: dict[bytes, bytes] = {}

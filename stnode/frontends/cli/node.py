@@ -41,6 +41,7 @@ class _Span(click.ParamType[int]):
 @click.option("--api-listen", default="", help="Where the API answers, such as 127.0.0.1:8384.")
 @click.option("--orphan-age", type=_Span(), default=0, help="A new store: how long an upload may take to be committed; by default 1d.")
 @click.option("--grace", type=_Span(), default=0, help="A new store: how long garbage stays readable before it is deleted; by default 1d.")
+@click.option("--single-node", is_flag=True, help="This is the store's only node: lets a server be used that has no conditional writes.")
 @pass_app
 def init(
     app: App,
@@ -52,13 +53,14 @@ def init(
     api_listen: str,
     orphan_age: int,
     grace: int,
+    single_node: bool,
 ) -> None:
     """Make this directory a node's home: identity, config.toml, and the store if it is new.
 
     Can be run again: what is there stays. Keys of an S3 store come from the environment (STNODE_STORE_ACCESS_KEY_ID and
     STNODE_STORE_SECRET_ACCESS_KEY, or the usual AWS chain) or are written into config.toml afterwards.
     """
-    asked = setup.Asked(url, endpoint_url, region, name, listen, api_listen, orphan_age, grace)
+    asked = setup.Asked(url, endpoint_url, region, name, listen, api_listen, orphan_age, grace, single_node)
 
     async def work(env: Env) -> None:
         done = await setup.initialise(app.home, asked, env, app.environ)
