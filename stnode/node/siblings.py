@@ -28,6 +28,7 @@ from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.messages import Hello
 from stnode.repo.heartbeat import Heartbeat, Reach
 from stnode.repo.records import Applied
+from stnode.repo.singlenode import HEARTBEAT_S
 from stnode.repo.store import Store
 from stnode.telemetry import Metrics, get_logger
 
@@ -270,7 +271,7 @@ class Siblings:
     def _own_due(self) -> float:
         if self.newer is not None:
             return self._own_look_s + GIVEN_WAY_LOOK_S
-        due = self._written_s + BEAT_S
+        due = self._written_s + (HEARTBEAT_S if self._store.single_node else BEAT_S)
         if self._written is not None and _essence(self._describe()) != _essence(self._written) and self._at_work():
             due = min(due, self._written_s + BEAT_SOON_S)
         return due

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Final
 
 from stnode.clock import Env
-from stnode.errors import Refused, Unavailable
-from stnode.objectstore.base import ObjectStore
+from stnode.errors import Corrupt, NotFound, Refused, Unavailable
+from stnode.objectstore.base import Key, ObjectStore
 from stnode.repo import layout
+from stnode.repo.heartbeat import decode_heartbeat
 from stnode.telemetry import get_logger
 
 DECLARATION: Final = "single_node"
@@ -61,18 +62,31 @@ def no_conditional_writes(name: str = "") -> Refused:
 
 
 async def youngest_heartbeat_s(objects: ObjectStore, env: Env) -> float | None:
-    """How old the youngest heartbeat is, by the store's clock; None without any."""
-    ages = [(meta.date_ns or env.clock.now_ns()) - meta.modified_ns async for meta in objects.list(layout.heartbeat_prefix())]
-    return max(0.0, min(ages) / 1e9) if ages else None
+    """How old the youngest heartbeat is, by the store's clock, of processes that have not said that they stop; None without any."""
+    youngest: float | None = None
+    for meta in [meta async for meta in objects.list(layout.heartbeat_prefix())]:
+        age_s = max(0, (meta.date_ns or env.clock.now_ns()) - meta.modified_ns) / 1e9
+        if age_s < QUIET_S and not await _stopped(objects, meta.key):
+            youngest = age_s if youngest is None else min(youngest, age_s)
+    return youngest
+
+
+async def _stopped(objects: ObjectStore, key: Key) -> bool:
+    try:
+        return decode_heartbeat((await objects.get(key)).data, key).stopped
+    except NotFound:
+        return True
+    except (Corrupt, Refused):
+        return False  # of a newer version perhaps
 
 
 async def wait_for_silence(objects: ObjectStore, env: Env, *, patience_s: float = float("inf")) -> None:
-    """Returns when no process has written a heartbeat for two minutes; a process that ends in order takes its own away. Called before
+    """Returns when no process has written a heartbeat for two minutes; one that ends in order says so in its last one. Called before
     this process writes its first. Raises Unavailable when the other one goes on for longer than `patience_s`."""
     started_s, told = env.clock.monotonic(), False
     while True:
         age_s = await youngest_heartbeat_s(objects, env)
-        if age_s is None or age_s >= QUIET_S:
+        if age_s is None:
             return
         if not told:
             log.warning("another process of this single-node store may still run: waiting until its heartbeat is two minutes old")

@@ -315,7 +315,7 @@ async def _redeclare(objects: ObjectStore, env: Env, there: dict[str, Any], want
     if singlenode.declared_node(there) == singlenode.declared_node(wanted):
         return
     age_s = await singlenode.youngest_heartbeat_s(objects, env)
-    if age_s is not None and age_s < singlenode.QUIET_S:
+    if age_s is not None:
         raise Refused(
             f"another node works on this store: its heartbeat is {age_s:.0f} seconds old", hint="stop it, and try again two minutes later"
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -225,7 +226,7 @@ async def waits(world: World) -> None:
     assert 400 < world.clock.monotonic() - before < 450
     await b.put(await b.file("b", "b", ((2, 1),)))
     await b.store.heartbeats.write(beat)
-    await b.store.heartbeats.remove(b.device)
+    await b.store.heartbeats.write(replace(beat, stopped=True))
     b.crash()
     before = world.clock.monotonic()
     await b.start()
