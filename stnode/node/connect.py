@@ -39,13 +39,21 @@ async def connect(home: Home, env: Env, environ: Mapping[str, str]) -> AsyncIter
         found.release()
 
 
-async def check_store(home: Home, env: Env, environ: Mapping[str, str], read_data: bool) -> AsyncIterator[CheckStep]:
-    """Checks the store of `home`: by its daemon, else directly, without a node: none may be able to start on a damaged store."""
+async def check_store(
+    home: Home, env: Env, environ: Mapping[str, str], read_data: bool, share: float, repair: bool
+) -> AsyncIterator[CheckStep]:
+    """Checks the store of `home`: by its daemon, else directly, without a node: none may be able to start on a damaged store. Repairing takes
+    a node, a running one for what only devices have."""
     home.require()
+    if repair:
+        async with connect(home, env, environ) as service:
+            async for step in service.bucket_check(read_data, share, repair):
+                yield step
+        return
     found = await lock_or_daemon(home, env, "command")
     if isinstance(found, Holder):
         async with _remote(found) as remote:
-            async for step in remote.bucket_check(read_data):
+            async for step in remote.bucket_check(read_data, share):
                 yield step
         return
     try:
@@ -55,7 +63,7 @@ async def check_store(home: Home, env: Env, environ: Mapping[str, str], read_dat
         objects = open_objects(home.path, config.load(home.config, environ), env)
         try:
             home.state.mkdir(mode=0o700, exist_ok=True)
-            async for step in check(objects, env, home.state, read_data=read_data):
+            async for step in check(objects, env, home.state, read_data=read_data, share=share):
                 yield step
         finally:
             await objects.close()

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, cast
@@ -15,6 +16,7 @@ from stnode.folder import ignore, view
 from stnode.folder.treewriter import Chunks
 from stnode.folder.view import FolderView
 from stnode.node.exposition import families
+from stnode.node.mending import mend
 from stnode.node.node import Node
 from stnode.node.report import Reporter, read_packs
 from stnode.node.service import (
@@ -244,9 +246,21 @@ class NodeService:
 
     # --- the store
 
-    async def bucket_check(self, read_data: bool = False) -> AsyncIterator[CheckStep]:
-        node = self._node
-        async with aclosing(cast("Any", check(node.objects, node.env, self._scratch, read_data=read_data, own=node.db))) as steps:
+    async def bucket_check(self, read_data: bool = False, share: float = 1.0, repair: bool = False) -> AsyncIterator[CheckStep]:
+        if not 0 < share <= 1:
+            raise Invalid(f"a share of {share:g} of the data cannot be read", hint="give more than 0 and at most 100 %")
+        node, found = self._node, None
+        async with aclosing(
+            cast("Any", check(node.objects, node.env, self._scratch, read_data=read_data, share=share, own=node.db))
+        ) as steps:
+            async for step in steps:
+                found = step.report if repair else None
+                if found is None:
+                    yield step
+        if found is None:
+            return
+        again = partial(check, node.objects, node.env, self._scratch, own=node.db)
+        async with aclosing(cast("Any", mend(node, found, again))) as steps:
             async for step in steps:
                 yield step
 

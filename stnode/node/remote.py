@@ -142,8 +142,8 @@ class RemoteService:
     async def mv(self, source: str, target: str) -> Entry:
         return await self._call("mv", Entry, source=source, target=target)
 
-    async def bucket_check(self, read_data: bool = False) -> AsyncIterator[CheckStep]:
-        async with self._post("bucket_check", read_data=read_data) as response:
+    async def bucket_check(self, read_data: bool = False, share: float = 1.0, repair: bool = False) -> AsyncIterator[CheckStep]:
+        async with self._post("bucket_check", read_data=read_data, share=share, repair=repair) as response:
             rest = b""
             async for piece in response.content.iter_any():
                 *lines, rest = (rest + piece).split(b"\n")

@@ -222,8 +222,9 @@ class Service(Protocol):
     async def rm(self, path: str, recursive: bool = False) -> int: ...
     async def mv(self, source: str, target: str) -> Entry: ...
 
-    def bucket_check(self, read_data: bool = False) -> AsyncIterator[CheckStep]:
-        """Checks everything stored against everything else; `read_data` also reads all packs and hashes every block."""
+    def bucket_check(self, read_data: bool = False, share: float = 1.0, repair: bool = False) -> AsyncIterator[CheckStep]:
+        """Checks everything stored against everything else; `read_data` also reads packs, this share of them, another one each day, and hashes
+        every block. `repair` deals with what was found, as far as this node and the devices that it is connected to can."""
 
     async def bucket_stats(self) -> BucketStats: ...
 

@@ -24,10 +24,11 @@ from stnode.repo.store import read_parameters
 
 
 async def check(
-    objects: ObjectStore, env: Env, scratch: Path, *, read_data: bool = False, own: Database | None = None
+    objects: ObjectStore, env: Env, scratch: Path, *, read_data: bool = False, share: float = 1.0, own: Database | None = None
 ) -> AsyncIterator[CheckStep]:
     """Checks the store step by step; the last step carries the report. `scratch` is a directory with room for the state (some 500
-    bytes per file); `own` is this node's state, compared where it is at the same commit. Raises Unavailable, Full, and Refused for
+    bytes per file); `own` is this node's state, compared where it is at the same commit. `share` of the data is read, another part of it
+    each day, so that as many runs as make a whole have read all. Raises Unavailable, Full, and Refused for
     what the store itself refuses."""
     objects = await arranged(objects)
     journal = JournalCheck(objects, env)
@@ -42,7 +43,7 @@ async def check(
             if (fault := await _restore(objects, db, env, own)) is not None:
                 problems.append(fault)
             if (await db.run(state.head)).complete:
-                async for step in packs.steps(read_data):
+                async for step in packs.steps(share if read_data else 0.0):
                     yield step
         finally:
             await db.close()
@@ -55,6 +56,7 @@ async def check(
         blocks_read=packs.blocks_read,
         bytes_read=packs.bytes_read,
         problems=(*problems, *packs.problems),
+        notes=tuple(journal.notes),
     )
     yield CheckStep("done", 1, 1, report)
 

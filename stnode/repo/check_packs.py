@@ -7,33 +7,35 @@ have the lengths that the file's blocks must have. With data: every block unpack
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
+import zlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from sqlite3 import Connection
 
 from stnode.clock import Env
 from stnode.db import Database
-from stnode.errors import Corrupt, NotFound, Refused, StnodeError
+from stnode.errors import Archived, Corrupt, NotFound, Refused
 from stnode.objectstore.base import Key, ObjectStore
 from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo, FileType
-from stnode.repo import compression, layout, state
+from stnode.repo import layout, state, state_damage
 from stnode.repo.addresses import ZEROS, Move, packs_of, relocate
 from stnode.repo.check_journal import in_order
 from stnode.repo.checkreport import CheckProblem, CheckStep
-from stnode.repo.checksum import xxh3_64
-from stnode.repo.pack import PLAIN_HASH_BYTES, PackList, decode_footer
-from stnode.repo.packlist import PackGone, read_range
+from stnode.repo.pack import PLAIN_HASH_BYTES, PackList
+from stnode.repo.packlist import PackGone
+from stnode.repo.packstate import read_footer, read_verified
 from stnode.repo.records import Extents, decode_extents
 from stnode.repo.state import Pack
 
 _BATCH = 250
 _LISTS_BYTES = 64 << 20
-_READ_BYTES = 8 << 20
+_PACKS_AT_ONCE = 4
 _NAMED = 100
+_DAY_NS = 86_400 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,14 @@ class PackCheck:
         self.bytes_read = 0
         self._packs: dict[int, Pack] = {}
         self._bad: dict[int, str] = {}
+        self._bad_places: dict[int, set[int]] = {}
+        self._unread: dict[int, str] = {}
         self._looked_at: set[int] = set()
         self._lists: OrderedDict[int, PackList] = OrderedDict()
         self._moves: Mapping[int, list[Move]] = {}
 
-    async def steps(self, read_data: bool) -> AsyncIterator[CheckStep]:
-        """Runs the check; each step is some progress."""
+    async def steps(self, read_share: float) -> AsyncIterator[CheckStep]:
+        """Runs the check, reading this share of the data; each step is some progress."""
         self._packs, self._moves = await self._db.run(_registered)
         await self._compare_listing()
         for table in ("records", "history", "partials"):
@@ -72,12 +76,14 @@ class PackCheck:
                 yield step
         async for step in self._check_rest():
             yield step
-        if read_data:
-            async for step in self._read_all():
+        if read_share:
+            async for step in self._read_all(read_share):
                 yield step
+        for number, fault in sorted(self._unread.items()):
+            self.problems.append(CheckProblem(_key(self._packs[number]), fault))
         for number, fault in sorted(self._bad.items()):
-            lost = await self._db.run(partial(_files_in, pack=number))
-            self.problems.append(CheckProblem(_key(self._packs[number]), fault, lost))
+            files, versions = await self._db.run(partial(_files_in, pack=number, places=self._bad_places.get(number)))
+            self.problems.append(CheckProblem(_key(self._packs[number]), fault, files, versions, number))
 
     async def _compare_listing(self) -> None:
         sizes = {meta.key: meta.size_bytes async for meta in self._objects.list("packs/")}
@@ -93,20 +99,19 @@ class PackCheck:
     # --- lists
 
     async def _load(self, number: int) -> None:
-        """Reads a pack's list from the store, unless it is here or known to be bad, and compares it with what is registered."""
+        """Reads a pack's list from the store, unless it is here or known to be bad or lost, and compares it with what is registered."""
         if number in self._lists:
             self._lists.move_to_end(number)
-        if number in self._lists or number in self._bad:
+        if number in self._lists or number in self._bad or number in self._unread or self._packs[number].lost:
             return
         pack = self._packs[number]
         try:
-            footer = await read_range(self._objects, _key(pack), pack.size_bytes - pack.footer_bytes, pack.footer_bytes)
-            blocks = await self._env.threads.run(decode_footer, footer, _key(pack), pack.size_bytes)
+            blocks = await read_footer(self._objects, self._env, _key(pack), pack)
+        except Archived as exc:  # no damage, and nothing that reading it from somewhere else would mend
+            self._unread[number] = exc.message
+            return
         except (Corrupt, Refused, PackGone, NotFound) as exc:
             self._bad[number] = exc.message
-            return
-        if (blocks.count, blocks.data_bytes) != (pack.blocks, pack.footer_offset):
-            self._bad[number] = f"its list has {blocks.count} blocks, {pack.blocks} are registered"
             return
         self._looked_at.add(number)
         self._lists[number] = blocks
@@ -145,8 +150,6 @@ class PackCheck:
             known = self._packs.get(pack)
             if known is None:
                 return f"it refers to pack {pack}, which is not registered"
-            if known.lost and item.info is not None and item.info.invalid:
-                continue
             if known.lost:
                 return f"its data was in the pack {_key(known)}, which is lost"
             if not 0 <= place <= place + count <= known.blocks:
@@ -183,53 +186,38 @@ class PackCheck:
             if done % 100 == 0:
                 yield CheckStep("packs", done, len(rest))
 
-    async def _read_all(self) -> AsyncIterator[CheckStep]:
-        packs = [p for p in self._packs.values() if not p.lost and not p.condemned and p.number not in self._bad]
-        for done, pack in enumerate(packs):
-            yield CheckStep("data", done, len(packs))
-            await self._load(pack.number)
-            if pack.number not in self._bad and (fault := await self._read_pack(pack, self._lists[pack.number])):
-                self._bad[pack.number] = fault
+    async def _read_all(self, share: float) -> AsyncIterator[CheckStep]:
+        parts = max(1, round(1 / share))
+        today = self._env.clock.now_ns() // _DAY_NS % parts
+        packs = [
+            p
+            for p in self._packs.values()
+            if not p.lost and not p.condemned and p.number not in self._bad and zlib.crc32(p.id.encode()) % parts == today
+        ]
+        total = sum(pack.footer_offset for pack in packs)
+        for start in range(0, len(packs), _PACKS_AT_ONCE):
+            yield CheckStep("data", self.bytes_read, total)
+            await asyncio.gather(*(self._read_pack(pack) for pack in packs[start : start + _PACKS_AT_ONCE]))
             self._forget_lists()
 
-    async def _read_pack(self, pack: Pack, blocks: PackList) -> str:
-        """Reads all blocks of a pack, some megabytes at a time; what is wrong with them."""
+    async def _read_pack(self, pack: Pack) -> None:
+        """Reads all blocks of a pack, some megabytes at a time."""
+        await self._load(pack.number)
+        blocks = self._lists.get(pack.number)
+        if blocks is None:
+            return
         bad: list[int] = []
-        place = 0
-        while place < blocks.count:
-            end = place + 1
-            while end < blocks.count and blocks.offsets[end + 1] - blocks.offsets[place] <= _READ_BYTES:
-                end += 1
-            start = blocks.offsets[place]
-            try:
-                data = await read_range(self._objects, _key(pack), start, blocks.offsets[end] - start)
-            except (Corrupt, PackGone) as exc:
-                return exc.message
-            bad += await self._env.threads.run(_bad_blocks, blocks, place, end, data)
-            self.blocks_read += end - place
-            self.bytes_read += len(data)
-            place = end
-        shown = ", ".join(map(str, bad[:10])) + (" …" if len(bad) > 10 else "")
-        return f"{len(bad)} of its {blocks.count} blocks are damaged: {shown}" if bad else ""
-
-
-def _bad_blocks(blocks: PackList, first: int, end: int, data: bytes) -> list[int]:
-    """The places from `first` to `end` whose bytes in `data` are not what the list names. For a thread."""
-    view, base, bad = memoryview(data), blocks.offsets[first], []
-    for place in range(first, end):
-        stored = view[blocks.offsets[place] - base : blocks.offsets[place + 1] - base]
         try:
-            plain = compression.decompress(stored, blocks.lengths[place]) if place in blocks.compressed else stored
-        except StnodeError:
-            bad.append(place)
-            continue
-        if blocks.checks is not None:
-            good = xxh3_64(stored) == blocks.checks[place]
-        else:
-            good = hashlib.sha256(plain).digest() == blocks.hashes_of(place)
-        if not good:
-            bad.append(place)
-    return bad
+            async for first, views in read_verified(self._objects, self._env, _key(pack), blocks, pack.size_bytes):
+                bad += [place for place, view in enumerate(views, first) if view is None]
+                self.blocks_read += len(views)
+                self.bytes_read += blocks.offsets[first + len(views)] - blocks.offsets[first]
+        except Archived as exc:
+            self._unread[pack.number] = exc.message
+        if bad:
+            shown = ", ".join(map(str, bad[:10])) + (" …" if len(bad) > 10 else "")
+            self._bad[pack.number] = f"{len(bad)} of its {blocks.count} blocks are damaged: {shown}"
+            self._bad_places[pack.number] = set(bad)
 
 
 def _key(pack: Pack) -> Key:
@@ -267,14 +255,26 @@ def _rows(conn: Connection, table: str, after: tuple[object, ...] | None) -> tup
     return items, tuple(found[-1][3:]) if found else None
 
 
-def _files_in(conn: Connection, pack: int) -> tuple[str, ...]:
-    """Current files with blocks in this pack, moved there or not, as FOLDER/PATH."""
-    sources: Iterable[int] = {pack, *(row[0] for row in conn.execute("SELECT pack FROM relocations WHERE to_pack = ?", (pack,)))}
-    names: list[str] = []
-    for source in sorted(sources):
+def _files_in(conn: Connection, pack: int, places: set[int] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Files with blocks in this pack (at these places), moved there or not, as FOLDER/PATH: current ones, then old versions."""
+    found: list[tuple[str, ...]] = []
+    for table in ("records", "history"):
+        names: dict[str, None] = {}
         query = (
-            "SELECT f.folder_id, r.name FROM refs x JOIN records r ON r.fid = x.fid AND r.seq = x.seq JOIN folders f ON f.fid = r.fid"
-            " WHERE x.pack = ? LIMIT ?"
+            f"SELECT f.folder_id, r.name, r.extents FROM refs x JOIN {table} r ON r.fid = x.fid AND r.seq = x.seq"  # noqa: S608
+            " JOIN folders f ON f.fid = r.fid WHERE x.pack = ?"
         )
-        names += [f"{folder}/{name}" for folder, name in conn.execute(query, (source, _NAMED - len(names)))]
-    return tuple(names)
+        for source in sorted(state_damage.sources_of(conn, pack)):
+            for folder, name, extents in conn.execute(query, (source,)):
+                if len(names) < _NAMED and _touches(conn, decode_extents(extents), pack, places):
+                    names[f"{folder}/{name}"] = None
+        found.append(tuple(names))
+    return found[0], found[1]
+
+
+def _touches(conn: Connection, extents: Extents, pack: int, places: set[int] | None) -> bool:
+    return any(
+        at == pack and (places is None or not places.isdisjoint(range(first, first + count)))
+        for extent in extents
+        for at, first, count in state.resolve(conn, *extent)
+    )

@@ -35,7 +35,7 @@ from stnode.repo.proposal import Entries, PackTable
 from stnode.repo.reader import Reader, ReaderOptions
 from stnode.repo.records import Applied, DraftSet, Extent, Outcome
 from stnode.repo.registry import StateRegistry
-from stnode.repo.restore import restore
+from stnode.repo.restore import manifest_numbers, restore
 from stnode.repo.settings import DeviceSettings, FolderSettings
 from stnode.repo.slots import NamedSlots
 from stnode.repo.upkeep import Upkeep
@@ -280,6 +280,15 @@ class Store:
     def confirm_deletions(self, fid: int) -> None:
         """Lets a folder's deletions go on, those that wait and those of the next hour."""
         self._journal.confirm_deletions(fid)
+
+    async def write_checkpoint(self) -> int:
+        """Writes the whole state as a new checkpoint, of which no run is shared with an earlier one; its commit. Raises what `write_manifest`
+        raises."""
+        number = self._journal.status().number
+        if number == 0 or number <= max(await manifest_numbers(self._objects), default=0):
+            number = await self._journal.submit_entries(lambda _conn, _packs: Body())
+        await self._upkeep.write_full()
+        return number
 
     def status(self) -> StoreStatus:
         """How it stands."""

@@ -41,6 +41,7 @@ class Upkeep:
         self._store_time_us = store_time_us
         self._wake = asyncio.Event()
         self._own = False
+        self._writing = asyncio.Lock()
         self._truncate_s = env.clock.monotonic() + env.random.uniform(0, TRUNCATE_EVERY_S)
         self._tasks = Tasks(env, self._crashed)
 
@@ -56,6 +57,12 @@ class Upkeep:
         """Hears of every commit."""
         self._own = self._own or applied.own
         self._wake.set()
+
+    async def write_full(self) -> None:
+        """Writes the whole state anew, whatever is due: runs of earlier checkpoints may be damaged. Errors as `checkpoint.write_manifest`."""
+        async with self._writing:
+            manifest = await checkpoint.write_manifest(self._objects, self._db, self._env, self._node, self._store_time_us(), full=True)
+            self.written += manifest is not None
 
     def _crashed(self, name: str, exc: Exception) -> None:
         """A bug: nothing is lost without checkpoints, so the node goes on and its status says so until it is started again."""
@@ -92,8 +99,9 @@ class Upkeep:
         for newest in (await manifest_numbers(self._objects))[:1]:
             if await checkpoint.compare(self._objects, self._db, newest) and not await self._db.run(checkpoint.due):
                 return
-        manifest = await checkpoint.write_manifest(self._objects, self._db, self._env, self._node, self._store_time_us())
-        self.written += manifest is not None
+        async with self._writing:
+            manifest = await checkpoint.write_manifest(self._objects, self._db, self._env, self._node, self._store_time_us())
+            self.written += manifest is not None
 
     def _failed(self, exc: StnodeError, wait_s: float) -> float:
         if not isinstance(exc, (Unavailable, Conflict)) and self.trouble is None:

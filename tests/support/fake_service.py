@@ -263,8 +263,11 @@ class FakeService:
             self._put(replace(self.entries.pop(old), path=moved))
         return self.entries[new]
 
-    async def bucket_check(self, read_data: bool = False) -> AsyncIterator[CheckStep]:
+    async def bucket_check(self, read_data: bool = False, share: float = 1.0, repair: bool = False) -> AsyncIterator[CheckStep]:
         yield CheckStep("journal", 1, 2)
+        if repair:
+            yield CheckStep("packs", 2, 2, CheckReport(1, 2, 3, 4, 5, repaired=self.problems))
+            return
         yield CheckStep("packs", 2, 2, CheckReport(1, 2, 3, 4, 5, 6 if read_data else 0, 0, self.problems))
 
     async def bucket_stats(self) -> BucketStats:

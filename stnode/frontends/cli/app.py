@@ -17,7 +17,7 @@ from stnode.node.service import CheckStep, Service
 
 T = TypeVar("T")
 Connect = Callable[[Home, Env, Mapping[str, str]], AbstractAsyncContextManager[Service]]
-CheckStore = Callable[[Home, Env, Mapping[str, str], bool], AsyncIterator[CheckStep]]
+CheckStore = Callable[[Home, Env, Mapping[str, str], bool, float, bool], AsyncIterator[CheckStep]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import click
 
-from stnode.clock import Env
+from stnode.clock import Clock, Env
 from stnode.errors import Corrupt, Internal
 from stnode.frontends.cli.app import App, pass_app, tell_error
 from stnode.frontends.cli.output import Progress, printable, show_json, table
-from stnode.node.present import count_text, size_text
-from stnode.node.service import CheckReport
+from stnode.node.present import count_text, size_text, span_text
+from stnode.node.service import CheckReport, CheckStep
+
+
+class Share(click.ParamType[float]):
+    """A part of everything: `5%` or `0.05`."""
+
+    name = "PART"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"{text!r} is no part: write 5%", param, ctx)
+        if not 0 < share <= 1:
+            self.fail(f"{text} is not more than 0% and at most 100%", param, ctx)
+        return share
+
 
 _json = click.option("--json", "as_json", is_flag=True, help="Show JSON.")
 
@@ -21,17 +38,23 @@ def bucket() -> None:
 
 @bucket.command()
 @click.option("--read-data", is_flag=True, help="Also read all data and verify every block. That costs a full read of the store.")
+@click.option("--sample", type=Share(), help="With --read-data: read only this part, another one each day (5% a day is all in 20 days).")
+@click.option(
+    "--repair", is_flag=True, help="Repair what can be: damaged content is pulled again from connected devices by a running node."
+)
 @_json
 @pass_app
-def check(app: App, read_data: bool, as_json: bool) -> None:
+def check(app: App, read_data: bool, sample: float | None, repair: bool, as_json: bool) -> None:
     """Check everything stored against everything else: journal, checkpoints, packs, records."""
+    if sample is not None and not read_data:
+        raise click.UsageError("--sample says how much --read-data reads")
 
     async def work(env: Env) -> CheckReport:
-        progress = Progress(env.clock, "check")
+        progress, eta = Progress(env.clock, "check"), _Eta(env.clock)
         try:
             report: CheckReport | None = None
-            async for step in app.check_store(app.home, env, app.environ, read_data):
-                progress.note(f"{step.phase}: {step.done:,} of {step.total:,}")
+            async for step in app.check_store(app.home, env, app.environ, read_data, sample or 1.0, repair):
+                progress.note(eta.text(step))
                 report = step.report
         finally:
             progress.end()
@@ -43,17 +66,48 @@ def check(app: App, read_data: bool, as_json: bool) -> None:
     if as_json:
         show_json(report)
     else:
-        for problem in report.problems:
-            tell_error(printable(f"{problem.key}: {problem.message}"))
-            for path in problem.lost:
-                click.echo(f"  lost: {printable(path)}", err=True)
-        read = f", read {report.blocks_read:,} blocks ({size_text(report.bytes_read)})" if read_data else ""
-        click.echo(
-            f"checked {report.slots:,} slots, {report.manifests:,} manifests, {report.runs:,} runs, "
-            f"{report.packs:,} packs, {report.records:,} records{read}: {count_text(len(report.problems), 'problem', 'problems')}"
-        )
+        _show_report(report, read_data)
     if report.problems:
         raise click.exceptions.Exit(Corrupt.exit_code)
+
+
+def _show_report(report: CheckReport, read_data: bool) -> None:
+    for problem in report.repaired:
+        click.echo(printable(f"repaired: {problem.key}: {problem.message}"))
+    for note in report.notes:
+        click.echo(printable(f"note: {note}"))
+    for problem in report.problems:
+        tell_error(printable(f"{problem.key}: {problem.message}"))
+        for path in problem.lost:
+            click.echo(f"  lost: {printable(path)}", err=True)
+        for path in problem.lost_versions:
+            click.echo(f"  lost, an old version: {printable(path)}", err=True)
+    if report.problems and report.advice:
+        click.echo(f"hint: {report.advice}", err=True)
+    read = f", read {report.blocks_read:,} blocks ({size_text(report.bytes_read)})" if read_data else ""
+    click.echo(
+        f"checked {report.slots:,} slots, {report.manifests:,} manifests, {report.runs:,} runs, "
+        f"{report.packs:,} packs, {report.records:,} records{read}: {count_text(len(report.problems), 'problem', 'problems')}"
+    )
+
+
+class _Eta:
+    """What a step of the check looks like, with the time that the phase will still take at the pace it has had."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._phase = ""
+        self._began_s = 0.0
+
+    def text(self, step: CheckStep) -> str:
+        now_s = self._clock.monotonic()
+        if step.phase != self._phase:
+            self._phase, self._began_s = step.phase, now_s
+        shown = size_text if step.phase == "data" else "{:,}".format
+        text = f"{step.phase}: {shown(step.done)} of {shown(step.total)}"
+        if 0 < step.done < step.total:
+            text += f", {span_text((now_s - self._began_s) * (step.total - step.done) / step.done)} left"
+        return text
 
 
 @bucket.command()

@@ -46,7 +46,7 @@ def cli(fake: FakeService, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         capsys.readouterr()
         app = App(
             connect,
-            lambda home, env, environ, read_data: fake.bucket_check(read_data),
+            lambda *given: fake.bucket_check(*given[3:]),
             system_env,
             environ or {"STNODE_HOME": str(tmp_path / "home")},
             Home(tmp_path),

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from stnode.errors import Archived, Corrupt, NotFound
+from stnode.node.operations import NodeService
 from stnode.objectstore.base import Key
 from stnode.repo import layout, state, state_damage
+from stnode.repo.checkreport import CheckReport
+from stnode.repo.codec import Body
 from stnode.repo.records import LocalFlag
 from tests.support.fakepeer import FOLDER, FakePeer, content
 from tests.support.world import World, simulated
 
 BLOCK = 128 << 10
-pytestmark = pytest.mark.expects_log("")
+pytestmark = pytest.mark.expects_log("damaged|not served|lost content|cannot be read|cannot be looked at|pull stopped")
 
 
 async def packs(world: World) -> list[Key]:
@@ -209,3 +213,96 @@ async def test_a_mistaken_suspicion_changes_nothing() -> None:
         head = world.node.store.status().journal.number
         await world.node.store.damage.settle([1])
         assert world.node.store.status().journal.number == head
+
+
+async def checked(world: World, scratch: Path, *, read_data: bool = True, share: float = 1.0, repair: bool = False) -> CheckReport:
+    """`stnode bucket check` on the world's node."""
+    service = NodeService(world.node, scratch)
+    steps = [step async for step in service.bucket_check(read_data, share, repair)]
+    assert steps[-1].report is not None
+    return steps[-1].report
+
+
+@DAMAGES
+def test_check_repairs_with_what_devices_have(damage: Callable[..., object], tmp_path: Path) -> None:
+    @simulated
+    async def scenario() -> None:
+        async with World() as world:
+            files = {name: content(name, size) for name, size in (("x", 3 * BLOCK + 5), ("y", 2 * BLOCK))}
+            a, _ = await filled(world, **files)
+            old = content("older", 5 * BLOCK)
+            a.write("z", old)
+            await world.until(lambda: world.record("z"))
+            before = world.version("z")
+            a.write("z", content("newer", BLOCK))
+            await world.until(lambda: world.version("z") != before)
+            keys = await packs(world)
+            assert (await checked(world, tmp_path)).problems == ()
+            for key in keys:
+                await damage(world, key)  # type: ignore[misc]
+            found = await checked(world, tmp_path)
+            assert sorted(problem.key for problem in found.problems) == keys
+            assert {path for problem in found.problems for path in problem.lost} >= {f"{FOLDER}/x", f"{FOLDER}/z"}
+            assert {path for problem in found.problems for path in problem.lost_versions} == {f"{FOLDER}/z"}
+            report = await checked(world, tmp_path, repair=True)
+            assert {problem.key for problem in report.repaired} == set(keys)
+            assert [problem.key for problem in report.problems] == [f"{FOLDER}/z (history)"]
+            assert "device" in report.advice
+            for name, data in files.items():
+                assert await world.content(name) == data
+            assert await world.content("z") == content("newer", BLOCK)
+
+    scenario()
+
+
+@simulated
+async def test_a_device_that_comes_later_brings_what_was_lost() -> None:
+    async with World() as world:
+        data = content("x", 3 * BLOCK + 5)
+        a, b = await filled(world, x=data)
+        a.disconnect()
+        for key in await packs(world):
+            await wipe(world, key)
+        world.node.store.reader.forget(1)
+        await ask_all(b, "x", data)
+        await world.until(lambda: flags(world, "x"))
+        status = await NodeService(world.node, Path("/nowhere")).status()
+        assert (status.folders[0].lost_count, status.folders[0].lost) == (1, ("x",))
+        assert any("lost content" in warning for warning in status.store.warnings)
+        await a.connect()
+        await world.until(lambda: not flags(world, "x"))
+        assert await world.content("x") == data
+
+
+@simulated
+async def test_a_change_of_metadata_pulls_what_is_lost_and_a_damaged_folder_goes_on() -> None:
+    async with World() as world:
+        data = content("x", 2 * BLOCK)
+        a, b = await filled(world, x=data)
+        a.answers = lambda _request: (b"", 2)
+        for key in await packs(world):
+            await wipe(world, key)
+        world.node.store.reader.forget(1)
+        await ask_all(b, "x", data)
+        await world.until(lambda: flags(world, "x"))
+        a.answers = a.answer
+        a.write("x", data, permissions=0o600)
+        a.write("new", content("new", BLOCK))
+        await world.until(lambda: world.record("new") and not flags(world, "x"))
+        assert await world.content("x") == data
+
+
+@simulated
+async def test_the_state_goes_on_where_a_crash_ended_it() -> None:
+    async with World() as world:
+        data = content("x", 2 * BLOCK)
+        a, _ = await filled(world, x=data)
+        for key in await packs(world):
+            await wipe(world, key)
+        await world.node.store.submit_entries(lambda _conn, _packs: Body(packs_lost=(1,)))
+        await world.crash()
+        await world.start(keep_cache=True)
+        await world.until(lambda: flags(world, "x"))
+        await a.connect()
+        await world.until(lambda: not flags(world, "x"))
+        assert await world.content("x") == data

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from stnode.db import Database
-from stnode.objectstore.base import Key
+from stnode.errors import Archived
+from stnode.objectstore.base import Blob, Key
 from stnode.objectstore.memory import MemoryStore
 from stnode.protocol.fileinfo import FileInfo
 from stnode.repo import checkpoint, codec, layout, state
@@ -76,8 +77,10 @@ class World:
         assert made is not None
         return made
 
-    async def check(self, *, read_data: bool = False) -> CheckReport:
-        steps: list[CheckStep] = [step async for step in check(self.objects, self.env, self.scratch, read_data=read_data, own=self.db)]
+    async def check(self, *, read_data: bool = False, share: float = 1.0) -> CheckReport:
+        steps: list[CheckStep] = [
+            step async for step in check(self.objects, self.env, self.scratch, read_data=read_data, share=share, own=self.db)
+        ]
         assert steps[-1].report is not None
         assert not list(self.scratch.iterdir())
         return steps[-1].report
@@ -226,3 +229,38 @@ async def test_a_damaged_run_makes_its_manifest_worthless(world: World) -> None:
 async def test_a_cache_with_another_state_is_told(world: World) -> None:
     await world.db.write(lambda conn: conn.execute("UPDATE hashes SET hash = zeroblob(16)"))
     assert "cached state" in only(await world.check())[1]
+
+
+async def test_a_part_is_read_each_day_and_all_in_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        await world.add(f"f{number}", blocks_of(10 + number, 100))
+    read = []
+    for day in range(4):
+        monkeypatch.setattr(world.env.clock, "now_ns", lambda day=day: (20_000 + day) * 86_400 * 10**9)
+        read.append((await world.check(read_data=True, share=0.25)).blocks_read)
+    assert sum(read) == 3 + 1 + 10
+    assert max(read) < sum(read)
+
+
+async def test_an_archived_pack_is_no_damage(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    get = world.objects.get
+
+    async def archived(key: Key, start: int = 0, length: int | None = None) -> Blob:
+        if key == world.packs[0].key:
+            raise Archived(f"{key} is archived")
+        return await get(key, start, length)
+
+    monkeypatch.setattr(world.objects, "get", archived)
+    report = await world.check(read_data=True)
+    assert only(report) == (world.packs[0].key, f"{world.packs[0].key} is archived", ())
+    assert report.problems[0].pack == 0
+
+
+async def test_what_a_whole_manifest_steps_over_is_only_noted(world: World) -> None:
+    await world.manifest()
+    await world.replace(layout.slot_key(2), 60)
+    [body] = [meta.key async for meta in world.objects.list("bodies/")]
+    await world.objects.delete(body)
+    report = await world.check()
+    assert report.problems == ()
+    assert [note.partition(":")[0] for note in report.notes] == [layout.slot_key(2), body]
