@@ -24,7 +24,10 @@ from stnode.errors import ConfigError
 
 FolderType = Literal["sendreceive", "sendonly", "receiveonly"]
 
-_SECRETS = {("store", "access_key_id"), ("store", "secret_access_key"), ("store", "session_token"), ("api", "api_key")}
+_SECRETS = {
+    *(("store", key) for key in ("access_key_id", "secret_access_key", "session_token", "passphrase")),
+    ("api", "api_key"),
+}
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 # Kubernetes and Docker links put such variables for a service named stnode-api and the like into every container.
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)$")
@@ -53,10 +56,12 @@ class _Section(BaseModel):
 
 
 class NodeSection(_Section):
-    """This node: its name for peers and the addresses it listens on."""
+    """This node: its name for peers, the addresses it listens on, and where its identity is kept: "home" is cert.pem and key.pem, "store"
+    an encrypted store, by the node's name. "auto" is "store" where there is no config.toml, else "home"."""
 
     name: str = Field(default_factory=socket.gethostname, min_length=1)
     listen: Names = ("tcp://0.0.0.0:22000",)
+    identity: Literal["auto", "home", "store"] = "auto"
 
     @field_validator("listen")
     @classmethod
@@ -68,7 +73,8 @@ class NodeSection(_Section):
 
 
 class StoreSection(_Section):
-    """Where everything lives. `url` "" is the embedded store in the node's home. Without keys the usual AWS chain is used."""
+    """Where everything lives. `url` "" is the embedded store in the node's home. Without keys the usual AWS chain is used. A store that
+    was made with a passphrase is encrypted, and needs one."""
 
     url: str = ""
     endpoint_url: str = ""
@@ -76,6 +82,7 @@ class StoreSection(_Section):
     access_key_id: str = Field(default="", repr=False)
     secret_access_key: str = Field(default="", repr=False)
     session_token: str = Field(default="", repr=False)
+    passphrase: str | None = Field(default=None, repr=False)
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     ca_file: str = ""
     concurrency: int = Field(default=16, ge=1, le=1024)
@@ -87,6 +94,13 @@ class StoreSection(_Section):
     def _known_scheme(cls, value: str) -> str:
         if value and not re.match(r"(s3|file)://.", value):
             raise ValueError(f"{value!r} is no store; write s3://bucket/prefix or file:///directory")
+        return value
+
+    @field_validator("passphrase")
+    @classmethod
+    def _some(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("it is empty: give the store's passphrase, or leave it out for a store that is not encrypted")
         return value
 
     @field_validator("endpoint_url")
@@ -187,11 +201,19 @@ class Config(_Section):
         return self
 
 
+def stands_alone(environ: Mapping[str, str]) -> bool:
+    """Whether the environment says enough to do without a file: which store, and what opens it. The rest has defaults."""
+    return "STNODE_STORE_URL" in environ and not environ.keys().isdisjoint({"STNODE_STORE_PASSPHRASE", "STNODE_STORE_PASSPHRASE_FILE"})
+
+
 def load(path: Path, environ: Mapping[str, str]) -> Config:
-    """The configuration of the file at `path` with `environ` over it. Raises ConfigError."""
+    """The configuration of the file at `path` with `environ` over it; of `environ` alone where there is no file and it says enough. Raises
+    ConfigError."""
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
+        if stands_alone(environ):
+            return parse("", environ)
         raise ConfigError(f"there is no configuration file {path}", hint="run `stnode init` first, or name the right --home") from None
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} cannot be read: {exc}", hint="correct the file or its permissions") from exc

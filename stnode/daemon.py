@@ -53,7 +53,7 @@ def main() -> None:
 @pass_app
 def run(app: App, apply: bool) -> None:
     """Run the node until it is stopped."""
-    app.home.require()
+    app.home.require(app.environ)
     settings = config.load(app.home.config, app.environ)
     json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stderr.isatty())
     configure_logging(settings.log.level, json=json)
@@ -80,13 +80,13 @@ async def serve(home: Home, settings: config.Config, env: Env, *, apply: bool = 
 
 async def _serve_locked(home: Home, settings: config.Config, env: Env, lock: HomeLock, stop: asyncio.Event, apply: bool) -> None:
     from stnode.frontends.api import ApiServer
-    from stnode.net import identity
     from stnode.node.node import Node
     from stnode.node.operations import NodeService
 
-    node = await _unless(stop, env, Node.open(home.path, settings, identity.load(home.path), env, try_out=True))
+    node = await _unless(stop, env, Node.open(home.path, settings, env, try_out=True))
     if node is None:
         return
+    settings = node.config
     service = NodeService(node, home.state, stop.set)
     api = ApiServer(service, settings.api, service.metrics)
     try:

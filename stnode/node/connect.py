@@ -18,19 +18,18 @@ from stnode.node.service import CheckStep, Service
 async def connect(home: Home, env: Env, environ: Mapping[str, str]) -> AsyncIterator[Service]:
     """The node of `home` as a service, for the length of one command. While it is open without a daemon, the home is locked:
     a daemon that starts meanwhile waits. Raises ConfigError when there is no node, Unavailable when it cannot be reached."""
-    home.require()
+    home.require(environ)
     found = await lock_or_daemon(home, env, "command")
     if isinstance(found, Holder):
         async with _remote(found) as remote:
             yield remote
         return
     try:
-        from stnode.net import identity
         from stnode.node.node import Node
         from stnode.node.operations import NodeService
 
         settings = config.load(home.config, environ)
-        node = await Node.open(home.path, settings, identity.load(home.path), env)
+        node = await Node.open(home.path, settings, env)
         try:
             yield NodeService(node, home.state)
         finally:
@@ -44,7 +43,7 @@ async def check_store(
 ) -> AsyncIterator[CheckStep]:
     """Checks the store of `home`: by its daemon, else directly, without a node: none may be able to start on a damaged store. Repairing takes
     a node, a running one for what only devices have."""
-    home.require()
+    home.require(environ)
     if repair:
         async with connect(home, env, environ) as service:
             async for step in service.bucket_check(read_data, share, repair):
@@ -60,7 +59,7 @@ async def check_store(
         from stnode.node.objects import open_objects
         from stnode.repo.check import check
 
-        objects = open_objects(home.path, config.load(home.config, environ), env)
+        objects = await open_objects(home.path, config.load(home.config, environ), env)
         try:
             home.state.mkdir(mode=0o700, exist_ok=True)
             async for step in check(objects, env, home.state, read_data=read_data, share=share):

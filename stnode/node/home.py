@@ -1,7 +1,7 @@
 """A node's home directory: where its files are, and the lock that says who works with them.
 
-    config.toml      the configuration; its presence makes the directory a home
-    cert.pem key.pem the identity
+    config.toml      the configuration; its presence makes the directory a home, unless the environment says all that is needed
+    cert.pem key.pem the identity, unless the store keeps it
     state/           caches, may be deleted while nothing runs
     store/           the embedded store, where [store] url is ""
     lock             held (flock) by the one process that has the node open; its text says which and how to reach it
@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from stnode import config
 from stnode.clock import Env
 from stnode.errors import ConfigError, Conflict, Refused, Unavailable
 
@@ -43,13 +44,17 @@ class Home:
     def lock(self) -> Path:
         return self.path / "lock"
 
-    def require(self) -> None:
-        """Raises ConfigError unless `stnode init` has been here."""
-        if not self.config.is_file():
+    def require(self, environ: Mapping[str, str]) -> None:
+        """Raises ConfigError unless `stnode init` has been here, or the environment says enough: then the directory is made if absent."""
+        if self.config.is_file():
+            return
+        if not config.stands_alone(environ):
             raise ConfigError(
                 f"{self.path} is no home of a node: it has no config.toml",
-                hint=f"run `stnode --home {self.path} init`, or name another home with --home or STNODE_HOME",
+                hint=f"run `stnode --home {self.path} init`, or name another home with --home or STNODE_HOME; "
+                "a node on an encrypted store can do with STNODE_STORE_URL and STNODE_STORE_PASSPHRASE_FILE alone",
             )
+        self.create()
 
     def create(self) -> None:
         """Makes the directory, for its owner only."""

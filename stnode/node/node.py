@@ -27,6 +27,7 @@ from stnode.folder.transfer import Limits
 from stnode.folder.view import FolderView
 from stnode.net.identity import Identity
 from stnode.net.interfaces import interface_addresses, reachable
+from stnode.node import identities
 from stnode.node.connections import Connections
 from stnode.node.objects import open_objects
 from stnode.node.siblings import Siblings
@@ -97,14 +98,15 @@ class Node:
     # --- life
 
     @classmethod
-    async def open(cls, home: Path, config: Config, identity: Identity, env: Env, *, try_out: bool = False) -> Node:
+    async def open(cls, home: Path, config: Config, env: Env, *, try_out: bool = False) -> Node:
         """Opens store and caches and follows the journal to its head; `try_out`: not without trying out what the object store does, for
-        a node that stays. Raises what the store or the configuration gets wrong. Until `start` the node is off line: no folder is
-        pulled, nobody connects, but commands work."""
-        objects, metrics = open_objects(home, config, env), Metrics()
-        objects.metrics.observe = metrics.store_request
+        a node that stays. `Node.config` has what `config` left to the store (`identities.resolve`). Raises what the store or the
+        configuration gets wrong. Until `start` the node is off line: no folder is pulled, nobody connects, but commands work."""
+        metrics = Metrics()
+        objects = await open_objects(home, config, env, metrics.store_request)
         async with AsyncExitStack() as opened:
             opened.push_async_callback(objects.close)
+            identity, config = await identities.resolve(home, config, objects, env)
             db = Database(await env.threads.run(_state_file, home))
             opened.push_async_callback(db.close)
             options = _reader_options(home, config, objects.url)

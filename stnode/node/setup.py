@@ -11,12 +11,14 @@ from pathlib import Path
 from stnode import config
 from stnode.clock import Env
 from stnode.errors import ConfigError, Conflict, Full, Refused
-from stnode.net import identity
+from stnode.net.identity import Identity
+from stnode.node import identities
 from stnode.node.home import Holder, Home, lock_or_daemon
-from stnode.node.objects import open_objects, store_url
+from stnode.node.objects import open_bucket, store_url
 from stnode.protocol import deviceid
 from stnode.repo.parameters import DEFAULT, Collection
 from stnode.repo.store import Store, read_parameters
+from stnode.repo.unlock import is_there, make_store, unlock
 
 _KEY_BYTES = 24
 
@@ -34,6 +36,8 @@ class Asked:
     orphan_age_s: int = 0
     grace_s: int = 0
     single_node: bool = False
+    passphrase_file: str = ""
+    identity_in_store: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Done:
     store_url: str
     new_home: bool
     new_store: bool
+    encrypted: bool
     warnings: tuple[str, ...]
 
 
@@ -60,31 +65,43 @@ async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, s
         settings = config.parse(text, environ, home.config)
         if not new_home:
             _require_same(asked, settings)
-        own = await env.threads.run(identity.load_or_generate, home.path, env.clock)
-        new_store, warnings = await _make_store(home, settings, env, asked, own.device_id)
+        own, new_store, warnings = await _make_store(home, settings, env, asked)
         if new_home:
             await env.threads.run(_write, home.config, text)
-        return Done(deviceid.format(own.device_id), store_url(home.path, settings), new_home, new_store, warnings)
+        encrypted = settings.store.passphrase is not None
+        return Done(deviceid.format(own.device_id), store_url(home.path, settings), new_home, new_store, encrypted, warnings)
     finally:
         lock.release()
 
 
-async def _make_store(home: Home, settings: config.Config, env: Env, asked: Asked, own: deviceid.DeviceID) -> tuple[bool, tuple[str, ...]]:
-    """Tries the store out and makes it unless it is there; (whether it is new, what to warn about)."""
-    objects = open_objects(home.path, settings, env)
-    single = own if settings.store.single_node else None
+async def _make_store(home: Home, settings: config.Config, env: Env, asked: Asked) -> tuple[Identity, bool, tuple[str, ...]]:
+    """Tries the store out and makes it unless it is there, and the node's identity; (it, whether the store is new, what to warn about)."""
+    bucket = open_bucket(home.path, settings, env)
+    passphrase, name = settings.store.passphrase, settings.node.name
     try:
-        capabilities = await Store.try_out(objects, env, single_node=single is not None)
+        there = await is_there(bucket)
+        objects = await unlock(bucket, env, passphrase) if there else bucket
+        if there or not identities.in_store(settings):
+            own = (await identities.resolve(home.path, settings, objects, env, create=True))[0]
+        else:
+            own = await identities.draft(home.path, settings, env)
+        single = own.device_id if settings.store.single_node else None
+        capabilities = await Store.try_out(bucket, env, single_node=single is not None)
         wanted = Collection(asked.orphan_age_s or DEFAULT.orphan_age_s, asked.grace_s or DEFAULT.grace_s)
-        new = await Store.init(objects, env, capabilities, wanted, single_node=single)
-        if not new and (asked.orphan_age_s or asked.grace_s) and await read_parameters(objects) != wanted:
+        if there:
+            new = await Store.init(objects, env, capabilities, wanted, single_node=single)
+        else:
+            new = await make_store(bucket, env, capabilities, wanted, passphrase, single_node=single)
+        if not new and (asked.orphan_age_s or asked.grace_s) and await read_parameters(bucket) != wanted:
             raise ConfigError(
                 "the store is there already, with other times than --orphan-age and --grace ask for",
                 hint="leave the options out: a store keeps the times that it was made with",
             )
-        return new, capabilities.warnings
+        if not there and identities.in_store(settings):
+            own = await identities.keep(await unlock(bucket, env, passphrase), name, own)
+        return own, new, capabilities.warnings
     finally:
-        await objects.close()
+        await bucket.close()
 
 
 def _require_same(asked: Asked, settings: config.Config) -> None:
@@ -96,6 +113,7 @@ def _require_same(asked: Asked, settings: config.Config) -> None:
         "--listen": (asked.listen, settings.node.listen),
         "--api-listen": (asked.api_listen, settings.api.listen),
         "--single-node": (asked.single_node, settings.store.single_node),
+        "--identity-in-store": ("store" if asked.identity_in_store else "", settings.node.identity),
     }
     for option, (wanted, found) in there.items():
         if wanted and wanted != found:
@@ -107,6 +125,8 @@ def _require_same(asked: Asked, settings: config.Config) -> None:
 
 def _template(asked: Asked, env: Env) -> str:
     """A commented config.toml. Values that were not asked for stand as comments, so that later defaults apply."""
+    # The host of a container is called otherwise each time: an identity needs a name that stays.
+    name = asked.name or (config.NodeSection().name if asked.identity_in_store else "")
 
     def line(key: str, value: str | tuple[str, ...], default: str) -> str:
         return f"{key} = {_toml(value)}" if value else f"# {key} = {default}"
@@ -115,8 +135,9 @@ def _template(asked: Asked, env: Env) -> str:
 # Each value can come from the environment as STNODE_<SECTION>_<KEY>, which wins.
 
 [node]
-{line("name", asked.name, '"…"          # by default the name of the host')}
+{line("name", name, '"…"          # by default the name of the host')}
 {line("listen", asked.listen, '["tcp://0.0.0.0:22000"]')}
+{line("identity", "store" if asked.identity_in_store else "", '"home"      # or "store": kept in an encrypted store by the name above')}
 
 [store]
 {line("url", asked.store_url, '"s3://bucket/prefix"    # by default the directory `store` beside this file')}
@@ -125,6 +146,7 @@ def _template(asked: Asked, env: Env) -> str:
 {"single_node = true" if asked.single_node else "# single_node = false"}           # true: no other node uses this store, which has no conditional writes
 # access_key_id = "…"            # by default the usual AWS chain: variables AWS_*, ~/.aws, instance roles
 # secret_access_key = "…"        # or secret_access_key_file = "/run/secrets/…"
+{line("passphrase_file", asked.passphrase_file, '"/run/secrets/…"    # of an encrypted store')}
 
 [api]
 {line("listen", asked.api_listen, '"127.0.0.1:8384"')}

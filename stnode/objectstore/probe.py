@@ -133,10 +133,8 @@ async def _check_content(store: ObjectStore, key: Key, expected: bytes) -> None:
 
 
 async def _check_list(store: ObjectStore, key: Key) -> None:
-    async for meta in store.list(key[:-1]):
-        if meta.key == key:
-            return
-    raise Corrupt(f"the listing does not show {key}, which was just written", hint="stnode needs a store with consistent listings.")
+    if key not in [meta.key async for meta in store.list(key[:-1])]:
+        raise Corrupt(f"the listing does not show {key}, which was just written", hint="stnode needs a store with consistent listings.")
 
 
 async def _check_deleted(store: ObjectStore, key: Key) -> None:

@@ -12,10 +12,21 @@ import re
 from stnode.clock import Randomness
 from stnode.errors import Internal, Invalid
 from stnode.objectstore.base import Key
+from stnode.objectstore.encrypted import Secrecy
 
 STORE = Key("stnode.json")
 MAIN_JOURNAL = "main"
 INCARNATION_DIGITS = 16
+KEY_SLOTS = "keys/"
+
+SECRECY = Secrecy(
+    readable=frozenset({"stnode.json", "keys"}),
+    sealed_parts={
+        "packs": frozenset({1}),
+        **dict.fromkeys(("journal", "checkpoint", "bodies", "runs", "probe"), frozenset[int]()),
+    },
+)
+"""Of an encrypted store: numbers and ids say nothing and sort as they must; folders, nodes and whatever is not named here are secret."""
 
 _TIME_DIGITS = 14
 _RANDOM_BYTES = 10
@@ -112,6 +123,20 @@ def pack_prefix(fkey: str) -> str:
 
 def pack_key(fkey: str, object_id: str) -> Key:
     return Key(f"packs/{fkey}/{_fan(object_id)}")
+
+
+def key_slot_key(slot_id: str) -> Key:
+    """A key slot of an encrypted store."""
+    return Key(f"{KEY_SLOTS}{slot_id}")
+
+
+def identity_prefix() -> str:
+    return "identities/"
+
+
+def identity_key(node_name: str) -> Key:
+    """The identity of the nodes of this name, in an encrypted store."""
+    return Key(f"identities/{hashlib.sha256(node_name.encode()).hexdigest()}")
 
 
 def object_id(key: str) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from stnode.clock import Env, Randomness
 from stnode.db import Database
 from stnode.errors import Conflict, Corrupt, NotFound, Refused, StnodeError, UnknownOutcome
+from stnode.objectstore import sealing
 from stnode.objectstore.base import Blob, Capabilities, Exists, Mode, ObjectStore
 from stnode.objectstore.probe import probe
 from stnode.protocol.deviceid import DeviceID
@@ -63,6 +64,28 @@ class StoreStatus:
     store_id: str
     checkpoint_trouble: str
     checkpoints: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What stnode.json says that has to be known before anything else can be read."""
+
+    store_id: str
+    encrypted: bool
+
+
+async def describe(objects: ObjectStore) -> Description:
+    """Reads stnode.json. Raises NotFound when there is no store, Refused for one that is encrypted in an unknown manner."""
+    document = _parse(await _read_store(objects))
+    encryption = document.get("encryption")
+    if encryption is not None and (not isinstance(encryption, dict) or encryption.get("version") != sealing.VERSION):
+        raise Refused(f"the store is encrypted in a manner unknown to this stnode: {encryption}", hint="update stnode on this node")
+    return Description(document["store"], encryption is not None)
+
+
+def new_store_id(random: Randomness) -> str:
+    """The random name of a store."""
+    return random.bytes(_STORE_ID_BYTES).hex()
 
 
 def new_folder(random: Randomness, folder_id: str) -> FolderSettings:
@@ -141,17 +164,19 @@ class Store:
         collection: parameters.Collection = parameters.DEFAULT,
         *,
         single_node: DeviceID | None = None,
+        encrypted_id: str = "",
     ) -> bool:
-        """Makes a store in an empty bucket; False when there is one already. Raises what `try_out` raises, unless its answer is given, and
-        Invalid for a `collection` that is too impatient. Without conditional writes the store is declared to be `single_node`'s, one that
-        exists too: of a node that is gone, or moved here."""
+        """Makes a store in an empty bucket; False when there is one already. An encrypted one gets the id that its key slot is bound to
+        (`unlock.make_store`). Raises what `try_out` raises, unless its answer is given, and Invalid for a `collection` that is too
+        impatient. Without conditional writes the store is declared to be `single_node`'s, one that exists too: of a node that is gone,
+        or moved here."""
         capabilities = capabilities or await Store.try_out(objects, env, single_node=single_node is not None)
         document: dict[str, Any] = {
             "format": FORMAT_VERSION,
-            "store": env.random.bytes(_STORE_ID_BYTES).hex(),
+            "store": encrypted_id or new_store_id(env.random),
             "capabilities": {"create_if_absent": True, "if_match": capabilities.if_match, "backend": capabilities.name},
             "collection": parameters.to_json(collection.check()),
-            "key_slots": [],
+            "encryption": {"version": sealing.VERSION} if encrypted_id else None,
         }
         if not capabilities.create_if_absent:
             assert single_node is not None

@@ -14,6 +14,7 @@ import pytest
 from stnode.clock import Env, system_env
 from stnode.errors import Invalid, NotFound, Refused, StnodeError
 from stnode.objectstore.base import Buffer, Exists, IfMatch, Key, Meta, Mode, ObjectStore
+from stnode.objectstore.encrypted import Encrypted
 from stnode.objectstore.faulty import FaultPlan, Faulty
 from stnode.objectstore.localdir import LocalDirStore
 from stnode.objectstore.memory import MemoryStore
@@ -21,11 +22,16 @@ from stnode.objectstore.options import RetryPolicy, StoreOptions
 from stnode.objectstore.probe import probe
 from stnode.objectstore.registry import open_store, wrap
 from stnode.objectstore.s3 import S3Store
+from stnode.objectstore.sealing import StoreKeys
+from stnode.repo import layout
 from tests.support.s3servers import ACCESS_KEY, SECRET_KEY, S3Server, moto_server, rclone_server, seaweedfs_server
 
 __all__ = ["moto_server", "rclone_server", "seaweedfs_server"]
 
-STORES = ["memory", "localdir", "localdir-wrapped", "memory-flaky", "moto", "seaweedfs", "seaweedfs-wrapped"]
+STORES = [
+    *("memory", "localdir", "localdir-wrapped", "memory-flaky", "moto", "seaweedfs", "seaweedfs-wrapped"),
+    *("memory-encrypted", "localdir-encrypted", "memory-flaky-encrypted", "seaweedfs-encrypted"),
+]
 FLAKY = FaultPlan(unreachable=0.1, busy=0.1, truncated=0.1, retry_after_s=(0.0, 0.001))
 
 
@@ -46,6 +52,13 @@ async def store(made_store: ObjectStore) -> AsyncIterator[ObjectStore]:
 def made_store(request: pytest.FixtureRequest, env: Env, tmp_path: Path) -> ObjectStore:
     """Not on the loop: a server takes seconds to start."""
     kind: str = request.param
+    if kind.endswith("-encrypted"):
+        inner = make_store(kind.removesuffix("-encrypted"), request, env, tmp_path)
+        return Encrypted(inner, env, StoreKeys(bytes(range(32))), layout.SECRECY)
+    return make_store(kind, request, env, tmp_path)
+
+
+def make_store(kind: str, request: pytest.FixtureRequest, env: Env, tmp_path: Path) -> ObjectStore:
     prefix = f"suite/{env.random.bytes(6).hex()}"
     match kind:
         case "memory":

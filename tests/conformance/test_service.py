@@ -15,7 +15,6 @@ from stnode.clock import system_env
 from stnode.config import ApiSection
 from stnode.errors import Conflict, Invalid, NotFound, Refused, StnodeError
 from stnode.frontends.api import ApiServer
-from stnode.net import identity
 from stnode.node import setup
 from stnode.node.home import Home
 from stnode.node.node import Node
@@ -43,7 +42,7 @@ async def of_a_node(path: Path) -> AsyncIterator[Service]:
     env = system_env()
     try:
         await setup.initialise(Home(path), setup.Asked(name="test"), env, {})
-        node = await Node.open(path, config.load(path / "config.toml", {}), identity.load(path), env)
+        node = await Node.open(path, config.load(path / "config.toml", {}), env)
         try:
             service = NodeService(node, path)
             await service.folder_add(FolderSettings("docs", label="My docs"))

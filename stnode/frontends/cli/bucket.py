@@ -1,4 +1,4 @@
-"""Commands on the store itself: bucket check, bucket stats."""
+"""Commands on the store itself: bucket check, bucket stats; those on its passphrases are in `keys.py`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import click
 from stnode.clock import Clock, Env
 from stnode.errors import Corrupt, Internal
 from stnode.frontends.cli.app import App, pass_app, tell_error
+from stnode.frontends.cli.keys import key
 from stnode.frontends.cli.output import Progress, printable, show_json, table
 from stnode.node.present import count_text, size_text, span_text
 from stnode.node.service import CheckReport, CheckStep
@@ -129,5 +130,7 @@ def stats(app: App, as_json: bool) -> None:
         ]
         click.echo("\n" + table([("FOLDER", "FILES", "SIZE", "PACKS", "STORED"), *rows], right=frozenset({1, 2, 3, 4})))
 
+
+bucket.add_command(key)
 
 COMMANDS: tuple[click.Command, ...] = (bucket,)

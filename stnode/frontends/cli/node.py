@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from stnode import config
 from stnode.clock import Env
 from stnode.errors import Invalid, StnodeError
 from stnode.frontends.cli.app import App, pass_app
 from stnode.frontends.cli.output import printable, show_json, table
 from stnode.net import identity
 from stnode.node import setup
+from stnode.node.identities import in_store
 from stnode.node.present import count_text, size_text, span_text
 from stnode.node.service import Service
 from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, StoreStatus
@@ -42,6 +46,10 @@ class _Span(click.ParamType[int]):
 @click.option("--orphan-age", type=_Span(), default=0, help="A new store: how long an upload may take to be committed; by default 1d.")
 @click.option("--grace", type=_Span(), default=0, help="A new store: how long garbage stays readable before it is deleted; by default 1d.")
 @click.option("--single-node", is_flag=True, help="This is the store's only node: lets a server be used that has no conditional writes.")
+@click.option("--passphrase-file", default="", help="Holds the passphrase of an encrypted store; a new store is made encrypted.")
+@click.option(
+    "--identity-in-store", is_flag=True, help="Keep the node's identity in the store, which must be encrypted, by the node's name."
+)
 @pass_app
 def init(
     app: App,
@@ -54,18 +62,25 @@ def init(
     orphan_age: int,
     grace: int,
     single_node: bool,
+    passphrase_file: str,
+    identity_in_store: bool,
 ) -> None:
     """Make this directory a node's home: identity, config.toml, and the store if it is new.
+
+    With a passphrase (--passphrase-file, or STNODE_STORE_PASSPHRASE_FILE or STNODE_STORE_PASSPHRASE) a new store is encrypted: the bucket's
+    owner sees neither names nor contents, and nobody can read it without a passphrase.
 
     Can be run again: what is there stays. Keys of an S3 store come from the environment (STNODE_STORE_ACCESS_KEY_ID and
     STNODE_STORE_SECRET_ACCESS_KEY, or the usual AWS chain) or are written into config.toml afterwards.
     """
-    asked = setup.Asked(url, endpoint_url, region, name, listen, api_listen, orphan_age, grace, single_node)
+    file = str(Path(passphrase_file).absolute()) if passphrase_file else ""
+    asked = setup.Asked(url, endpoint_url, region, name, listen, api_listen, orphan_age, grace, single_node, file, identity_in_store)
 
     async def work(env: Env) -> None:
         done = await setup.initialise(app.home, asked, env, app.environ)
         click.echo(f"home       {app.home.path}{'' if done.new_home else ' (was there)'}")
-        click.echo(f"store      {done.store_url}{'' if done.new_store else ' (was there)'}")
+        told = [word for word, is_so in (("encrypted", done.encrypted), ("was there", not done.new_store)) if is_so]
+        click.echo(f"store      {done.store_url}" + (f" ({', '.join(told)})" if told else ""))
         click.echo(f"device ID  {done.device_id}")
         for warning in done.warnings:
             click.echo(f"warning: {warning}", err=True)
@@ -77,8 +92,11 @@ def init(
 @pass_app
 def show_id(app: App) -> None:
     """Show this node's device ID."""
-    app.home.require()
-    click.echo(deviceid.format(identity.load(app.home.path).device_id))
+    app.home.require(app.environ)
+    if in_store(config.load(app.home.config, app.environ)):
+        click.echo(app.run(lambda service, _: service.id()))
+    else:
+        click.echo(deviceid.format(identity.load(app.home.path).device_id))
 
 
 @click.command()

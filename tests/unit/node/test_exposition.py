@@ -6,7 +6,6 @@ from pathlib import Path
 
 from stnode import config
 from stnode.clock import system_env
-from stnode.net import identity
 from stnode.node import setup
 from stnode.node.home import Home
 from stnode.node.node import Node
@@ -56,7 +55,7 @@ async def test_requests_to_the_store_are_counted_from_the_first_on(tmp_path: Pat
     env = system_env()
     try:
         await setup.initialise(Home(tmp_path), setup.Asked(), env, {})
-        node = await Node.open(tmp_path, config.load(tmp_path / "config.toml", {}), identity.load(tmp_path), env)
+        node = await Node.open(tmp_path, config.load(tmp_path / "config.toml", {}), env)
         try:
             shown = values(await NodeService(node, tmp_path).metrics())
             counted = node.objects.metrics.snapshot()

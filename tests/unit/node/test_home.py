@@ -53,7 +53,7 @@ def test_where_the_home_is() -> None:
 
 def test_a_home_without_configuration_is_none(home: Home) -> None:
     with pytest.raises(ConfigError) as caught:
-        home.require()
+        home.require({})
     assert "init" in caught.value.hint
 
 
