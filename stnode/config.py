@@ -57,11 +57,13 @@ class _Section(BaseModel):
 
 class NodeSection(_Section):
     """This node: its name for peers, the addresses it listens on, and where its identity is kept: "home" is cert.pem and key.pem, "store"
-    an encrypted store, by the node's name. "auto" is "store" where there is no config.toml, else "home"."""
+    an encrypted store, by the node's name. "auto" is "store" where there is no config.toml, else "home". `zeroconf`: whether it is
+    announced on the local network."""
 
     name: str = Field(default_factory=socket.gethostname, min_length=1)
     listen: Names = ("tcp://0.0.0.0:22000",)
     identity: Literal["auto", "home", "store"] = "auto"
+    zeroconf: bool = True
 
     @field_validator("listen")
     @classmethod

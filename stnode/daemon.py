@@ -80,6 +80,7 @@ async def serve(home: Home, settings: config.Config, env: Env, *, apply: bool = 
 
 async def _serve_locked(home: Home, settings: config.Config, env: Env, lock: HomeLock, stop: asyncio.Event, apply: bool) -> None:
     from stnode.frontends.api import ApiServer
+    from stnode.net.interfaces import interface_addresses, page_url
     from stnode.node.node import Node
     from stnode.node.operations import NodeService
 
@@ -94,6 +95,7 @@ async def _serve_locked(home: Home, settings: config.Config, env: Env, lock: Hom
         if apply:
             for change in await service.settings_apply(*wishes(settings), False):
                 log.info("applied", change=change_line(change))
+        node.page = page_url(settings.api.address[0], url, interface_addresses())
         await node.start()
         lock.announce(Holder(os.getpid(), "daemon", url, settings.api.api_key))
         click.echo(f"device ID  {await service.id()}\npage       {url}/")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import ifaddr
 
-from stnode.net.base import parse_address
+from stnode.net.base import join_host_port, parse_address
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -47,6 +48,13 @@ def reachable(listening: Sequence[str], interfaces: Sequence[str]) -> tuple[str,
         family = {"tcp4": 4, "tcp6": 6}.get(address.scheme)
         found += [str(replace(address, host=str(ip))) for ip in usable if family in (None, ip.version)]
     return tuple(dict.fromkeys(found))
+
+
+def page_url(host: str, url: str, interfaces: Sequence[str]) -> str:
+    """Where other machines find what a server on `host` shows here at `url`; "" where only this one reaches it."""
+    if is_everywhere(host):
+        host = next((str(ip) for ip in _usable([ipaddress.ip_address(text) for text in interfaces])), "127.0.0.1")
+    return "" if is_loopback(host) else f"http://{join_host_port(host, urlsplit(url).port or 80)}/"
 
 
 def _usable(addresses: Sequence[IPAddress]) -> list[IPAddress]:

@@ -227,6 +227,8 @@ class TlsLink(asyncio.BufferedProtocol):
         """The handler for the peer of the finished handshake; raises when it is not wanted."""
         peer = peer_of(self._connection, server=self._server)
         if peer == self._own_id:
+            if self._server:
+                self._accept(peer, self.remote_address)
             raise Refused(f"{self.remote_address} is this node itself", hint="remove the node's own address from its devices")
         if self._expect is not None and peer != self._expect:
             raise Refused(

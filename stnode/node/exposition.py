@@ -22,6 +22,17 @@ def families(node: Node, status: NodeStatus) -> list[Family]:
     folders = status.folders
     return [
         Family("stnode_connections", "Devices connected now.", "gauge", (), {(): sum(device.connected for device in status.devices)}),
+        Family(
+            "stnode_siblings",
+            "Other nodes of the store.",
+            "gauge",
+            ("state",),
+            {
+                ("known",): sum(not sibling.stopped for sibling in status.siblings),
+                ("connected",): sum(sibling.connected for sibling in status.siblings),
+            },
+        ),
+        Family("stnode_in_sync", "1 while no folder lacks anything that a device announced.", "gauge", (), {(): int(status.in_sync)}),
         Family("stnode_net_bytes", "Bytes from and to devices, inside TLS.", "counter", ("direction",), {("in",): came, ("out",): went}),
         Family("stnode_folder_files", "Live files of a folder.", "gauge", ("folder",), {(f.id,): f.files for f in folders}),
         Family("stnode_folder_bytes", "Live bytes of a folder.", "gauge", ("folder",), {(f.id,): f.bytes for f in folders}),

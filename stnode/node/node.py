@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
+from typing import TYPE_CHECKING
 
 import stnode.net.tcp  # noqa: F401 - registers tcp:// with net.base
 from stnode import __version__
@@ -25,8 +26,9 @@ from stnode.folder import index
 from stnode.folder.runner import FolderRunner
 from stnode.folder.transfer import Limits
 from stnode.folder.view import FolderView
+from stnode.net import base as net
 from stnode.net.identity import Identity
-from stnode.net.interfaces import interface_addresses, reachable
+from stnode.net.interfaces import interface_addresses, is_loopback, reachable
 from stnode.node import identities
 from stnode.node.connections import Connections
 from stnode.node.objects import open_objects
@@ -43,6 +45,9 @@ from stnode.repo.records import Applied
 from stnode.repo.settings import DeviceSettings, FolderSettings
 from stnode.repo.store import Store
 from stnode.telemetry import Metrics, get_logger
+
+if TYPE_CHECKING:
+    from stnode.node.lan import Lan
 
 _log = get_logger(__name__)
 
@@ -86,6 +91,7 @@ class Node:
         """Views of former settings: calls that are under way end by them."""
         self._online = False
         self._relist = False
+        self._lan: Lan | None = None
         self._settings_wake = asyncio.Event()
         self._settings_lock = asyncio.Lock()
         # Views that others have taken the place of are kept until the end: calls under way end by them.
@@ -134,10 +140,12 @@ class Node:
         self.listening = await self.connections.start(self.config.node.listen)
         self._tasks.spawn(self._watch_settings(), "settings")
         self.siblings.start()
+        await self._announce_on_lan()
 
     async def stop(self) -> None:
         """Tells the peers, ends all tasks, closes store and caches."""
         if self._online:
+            await self._leave_lan()
             await self.siblings.stop()
             await self.connections.stop()
         await self._tasks.close()
@@ -256,9 +264,25 @@ class Node:
         """Leaves the devices to another process with this identity, or takes them up again."""
         if newer:
             self.listening = ()
+            await self._leave_lan()
             await self.connections.stop("another process with this identity was started later")
         else:
             self.listening = await self.connections.start(self.config.node.listen)
+            await self._announce_on_lan()
+
+    async def _announce_on_lan(self) -> None:
+        """Where other machines of the local network reach this node, they are told, if that is wanted."""
+        addresses = [text for text in reachable(self.listening, interface_addresses()) if not is_loopback(net.parse_address(text).host)]
+        if self.config.node.zeroconf and any(address.startswith("tcp") for address in addresses):
+            from stnode.node.lan import Lan  # takes a fifth of a second to import
+
+            self._lan = Lan(self.env, self.store.store_id, self.identity.device_id, self.config.node.name, self.siblings.heard_of)
+            self._lan.open(addresses, self.page)
+
+    async def _leave_lan(self) -> None:
+        lan, self._lan = self._lan, None
+        if lan is not None:
+            await lan.close()
 
     # --- for frontends
 

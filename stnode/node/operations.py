@@ -69,6 +69,8 @@ class NodeService:
         return deviceid.format(self._node.identity.device_id)
 
     async def status(self) -> NodeStatus:
+        if self._stop is None:
+            await self._node.store.heartbeats.refresh()  # a daemon has read them
         return await self._reporter.status(running=self._stop is not None)
 
     async def metrics(self) -> bytes:
@@ -78,8 +80,11 @@ class NodeService:
     # --- settings
 
     async def _settings(self) -> Settings:
+        siblings = {id_: heartbeat.name for id_, heartbeat in self._node.siblings.others.items()}
+
         def read(conn: Connection) -> Settings:
-            return Settings(self._node.identity.device_id, state.devices(conn), [folder.settings for folder in state.folders(conn)])
+            folders = [folder.settings for folder in state.folders(conn)]
+            return Settings(self._node.identity.device_id, state.devices(conn), folders, siblings)
 
         return await self._node.db.run(read)
 
@@ -89,6 +94,7 @@ class NodeService:
         await self._node.load_settings()
 
     async def device_add(self, device: DeviceSettings) -> DeviceSettings:
+        await self._node.store.heartbeats.refresh()
         change = (await self._settings()).add_device(device)
         await self._commit(change)
         id_ = deviceid.format(deviceid.from_bytes(change.devices[0].device_id))
@@ -125,12 +131,14 @@ class NodeService:
     async def settings_plan(
         self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
     ) -> tuple[SettingsChange, ...]:
+        await self._node.store.heartbeats.refresh()
         expanded = await self._expanded(folders)
         return (await self._settings()).compare(devices, expanded, self._node.env.random, prune=prune)[0]
 
     async def settings_apply(
         self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
     ) -> tuple[SettingsChange, ...]:
+        await self._node.store.heartbeats.refresh()
         expanded = await self._expanded(folders)
         changes, commit = (await self._settings()).compare(devices, expanded, self._node.env.random, prune=prune)
         if changes:

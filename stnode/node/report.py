@@ -12,6 +12,7 @@ from stnode.folder.types import NeedTotals
 from stnode.node.connections import DeviceState
 from stnode.node.node import Node
 from stnode.node.present import count_text
+from stnode.node.siblings import SiblingState
 from stnode.node.status import (
     DeviceStatus,
     FolderState,
@@ -21,11 +22,13 @@ from stnode.node.status import (
     PendingDeletions,
     PendingDevice,
     PendingFolder,
+    SiblingStatus,
     StoreStatus,
 )
 from stnode.protocol import deviceid
 from stnode.protocol.deviceid import DeviceID
 from stnode.repo import state, state_damage
+from stnode.repo.heartbeat import Heartbeat
 from stnode.repo.settings import DeviceSettings
 
 _ERRORS_SHOWN = 20
@@ -69,6 +72,8 @@ class Reporter:
             for device, share in shares.items():
                 completion.setdefault(device, {})[names[fid]] = share
         connections = node.connections
+        folders = tuple(self._folder(folder, facts) for folder in facts.folders)
+        store = self._store(facts)
         return NodeStatus(
             device_id=deviceid.format(node.identity.device_id),
             name=node.config.node.name,
@@ -76,13 +81,17 @@ class Reporter:
             running=running,
             uptime_s=(node.env.clock.now_ns() - node.started_ns) / 1e9,
             listen=tuple(node.listening),
-            store=self._store(facts),
-            folders=tuple(self._folder(folder, facts) for folder in facts.folders),
+            store=store,
+            folders=folders,
             devices=tuple(self._device(id_, settings, completion.get(id_)) for id_, settings in sorted(node.devices.items())),
             pending_devices=tuple(PendingDevice(deviceid.format(id_), address) for id_, address in connections.pending_devices.items()),
             pending_folders=tuple(
                 PendingFolder(folder, label, deviceid.format(id_)) for (id_, folder), label in connections.pending_folders.items()
             ),
+            siblings=tuple(self._sibling(id_, heartbeat) for id_, heartbeat in sorted(node.siblings.others.items())),
+            in_sync=running and store.unavailable_since_s is None and all(map(_is_in_sync, folders)),
+            received_bytes=sum(runner.transfer.received_bytes for runner in node.runners().values()),
+            given_way=self._given_way(),
         )
 
     def _read(self, conn: Connection) -> _Facts:
@@ -193,6 +202,31 @@ class Reporter:
             last_error=known.last_error,
         )
 
+    def _sibling(self, device: DeviceID, heartbeat: Heartbeat) -> SiblingStatus:
+        known = self._node.siblings.states.get(device, SiblingState())
+        session = known.session if known.session is not None and known.session.greeting is not None else None
+        return SiblingStatus(
+            id=deviceid.format(device),
+            name=heartbeat.name,
+            connected=session is not None,
+            heartbeat_age_s=self._node.store.heartbeats.age_s(heartbeat),
+            head=heartbeat.head,
+            version=heartbeat.version,
+            address=session.link.remote_address if session is not None and session.link is not None else "",
+            addresses=heartbeat.addresses,
+            page=heartbeat.page,
+            working=heartbeat.working,
+            stopped=heartbeat.stopped,
+            last_error=known.last_error,
+        )
+
+    def _given_way(self) -> str:
+        newer = self._node.siblings.newer
+        if newer is None:
+            return ""
+        where = ", ".join(newer.addresses) or "no address"
+        return f"another process with this identity was started later ({newer.name}, {where}): it serves the devices"
+
     def _rate(self, device: DeviceID, bytes_in: int, bytes_out: int) -> tuple[float, float]:
         """Bytes per second in and out; from the second look on, and at most renewed every two seconds."""
         now = self._node.env.clock.monotonic()
@@ -204,3 +238,10 @@ class Reporter:
             self._samples[device] = (now, bytes_in, bytes_out)
             self._rates[device] = ((bytes_in - last_in) / (now - at), (bytes_out - last_out) / (now - at))
         return self._rates.get(device, (0.0, 0.0))
+
+
+def _is_in_sync(folder: FolderStatus) -> bool:
+    """Whether the folder lacks nothing that a device announced, and nothing went wrong."""
+    return folder.state == "idle" and not (
+        folder.need_files or folder.need_bytes or folder.need_deletes or folder.error_count or folder.reason
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from stnode.clock import Randomness
 from stnode.errors import Conflict, Invalid, NotFound
@@ -23,10 +24,18 @@ _ID_LIMIT = 64
 
 
 class Settings:
-    """The settings of a store at one moment. Methods that change answer what to commit and raise the user's mistakes."""
+    """The settings of a store at one moment. Methods that change answer what to commit and raise the user's mistakes. `siblings` are the other
+    nodes of the store, by name: no devices of it."""
 
-    def __init__(self, own: DeviceID, devices: Sequence[stored.DeviceSettings], folders: Sequence[stored.FolderSettings]) -> None:
+    def __init__(
+        self,
+        own: DeviceID,
+        devices: Sequence[stored.DeviceSettings],
+        folders: Sequence[stored.FolderSettings],
+        siblings: Mapping[DeviceID, str] = MappingProxyType({}),
+    ) -> None:
         self._own = own
+        self._siblings = siblings
         self._devices = {DeviceID(device.device_id): device for device in devices}
         self._folders = {folder.folder_id: folder for folder in folders}
 
@@ -140,7 +149,9 @@ class Settings:
         wished = {_parsed(device.id) for device in devices}
         gone = [id_ for id_ in self._devices if id_ not in wished] if prune else []
         changes += [SettingsChange("remove", "device", deviceid.format(id_), self._devices[id_].name) for id_ in gone]
-        then = Settings(self._own, [device for id_, device in after.items() if id_ not in gone], tuple(self._folders.values()))
+        then = Settings(
+            self._own, [device for id_, device in after.items() if id_ not in gone], tuple(self._folders.values()), self._siblings
+        )
         set_folders = then._wished_folders(folders, random, changes)
         unwished = [name for name in self._folders if name not in {folder.id for folder in folders}] if prune else []
         changes += [SettingsChange("remove", "folder", name, self._folders[name].label) for name in unwished]
@@ -171,6 +182,11 @@ class Settings:
         id_ = _parsed(device.id)
         if id_ == self._own:
             raise Invalid(f"{device.id} is this node itself", hint="add the other device's ID here, and this one there")
+        if id_ in self._siblings:
+            raise Invalid(
+                f"{device.id} is {self._siblings[id_] or 'another node'}, a node of this store: it has everything already, and finds this one by itself",
+                hint="leave it out; `stnode status` shows the other nodes",
+            )
         for address in device.addresses:
             if address != "dynamic" and "://" not in address:
                 raise Invalid(f"{address!r} is no address", hint="write it like tcp://192.0.2.7:22000, or dynamic")

@@ -1,4 +1,5 @@
-"""`stnode init`: makes a home, an identity, a configuration and, where it is new, the store. Every step may have been done before."""
+"""`stnode init`: makes a home, an identity, a configuration and, where it is new, the store; or joins a store that is there. Every step may
+have been done before."""
 
 from __future__ import annotations
 
@@ -7,15 +8,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from stnode import config
 from stnode.clock import Env
-from stnode.errors import ConfigError, Conflict, Full, Refused
+from stnode.errors import ConfigError, Conflict, Full, NotFound, Refused
 from stnode.net.identity import Identity
 from stnode.node import identities
 from stnode.node.home import Holder, Home, lock_or_daemon
 from stnode.node.objects import open_bucket, store_url
 from stnode.protocol import deviceid
+from stnode.repo import state
 from stnode.repo.parameters import DEFAULT, Collection
 from stnode.repo.store import Store, read_parameters
 from stnode.repo.unlock import is_there, make_store, unlock
@@ -38,11 +41,24 @@ class Asked:
     single_node: bool = False
     passphrase_file: str = ""
     identity_in_store: bool = False
+    join: bool = False
+    """The store has to be there: this becomes one more of its nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies in a store that was joined; `siblings` are the names of its other nodes, without those that have stopped."""
+
+    folders: int
+    files: int
+    bytes: int
+    devices: int
+    siblings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What `initialise` found and made."""
+    """What `initialise` found and made; `found` of a store that was joined."""
 
     device_id: str
     store_url: str
@@ -50,6 +66,7 @@ class Done:
     new_store: bool
     encrypted: bool
     warnings: tuple[str, ...]
+    found: Found | None = None
 
 
 async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, str]) -> Done:
@@ -69,17 +86,56 @@ async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, s
         if new_home:
             await env.threads.run(_write, home.config, text)
         encrypted = settings.store.passphrase is not None
-        return Done(deviceid.format(own.device_id), store_url(home.path, settings), new_home, new_store, encrypted, warnings)
+        found = await _look_around(home, settings, env) if asked.join else None
+        return Done(deviceid.format(own.device_id), store_url(home.path, settings), new_home, new_store, encrypted, warnings, found)
     finally:
         lock.release()
 
 
+async def _check_join(settings: config.Config, env: Env, asked: Asked) -> None:
+    """Raises NotFound for a directory that is not there, before opening it would make it; ConfigError when the environment names another store."""
+    if settings.store.url != asked.store_url:
+        raise ConfigError(
+            f"STNODE_STORE_URL names {settings.store.url}, which is not the store to join", hint="unset it, or join the store that it names"
+        )
+    where = urlsplit(asked.store_url)
+    if where.scheme == "file" and not await env.threads.run(Path(unquote(where.path)).is_dir):
+        raise _nothing_to_join(asked)
+
+
+def _nothing_to_join(asked: Asked) -> NotFound:
+    return NotFound(f"there is no store at {asked.store_url} to join", hint="check the URL; `stnode init --store` makes a new store")
+
+
+async def _look_around(home: Home, settings: config.Config, env: Env) -> Found:
+    """Takes the store's state over and counts what is in it."""
+    from stnode.node.node import Node  # takes half a second to import, and most commands come by here without needing it
+
+    node = await Node.open(home.path, settings, env)
+    try:
+        await node.store.heartbeats.refresh()
+        folders = await node.db.run(state.folders)
+        return Found(
+            folders=len(folders),
+            files=sum(folder.totals.files for folder in folders),
+            bytes=sum(folder.totals.bytes for folder in folders),
+            devices=len(node.devices),
+            siblings=tuple(heartbeat.name for heartbeat in node.siblings.others.values() if not heartbeat.stopped),
+        )
+    finally:
+        await node.stop()
+
+
 async def _make_store(home: Home, settings: config.Config, env: Env, asked: Asked) -> tuple[Identity, bool, tuple[str, ...]]:
     """Tries the store out and makes it unless it is there, and the node's identity; (it, whether the store is new, what to warn about)."""
+    if asked.join:
+        await _check_join(settings, env, asked)
     bucket = open_bucket(home.path, settings, env)
     passphrase, name = settings.store.passphrase, settings.node.name
     try:
         there = await is_there(bucket)
+        if asked.join and not there:
+            raise _nothing_to_join(asked)
         objects = await unlock(bucket, env, passphrase) if there else bucket
         if there or not identities.in_store(settings):
             own = (await identities.resolve(home.path, settings, objects, env, create=True))[0]

@@ -79,6 +79,25 @@ class DeviceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SiblingStatus:
+    """Another node of the store, by its heartbeat: written `heartbeat_age_s` ago by the store's clock, saying that it had applied commit `head`.
+    `stopped`: it ended in order. `page` is its status page, "" where other machines do not reach it."""
+
+    id: str
+    name: str
+    connected: bool
+    heartbeat_age_s: float
+    head: int
+    version: str
+    address: str = ""
+    addresses: tuple[str, ...] = ()
+    page: str = ""
+    working: bool = False
+    stopped: bool = False
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStatus:
     """The store as this node sees it. `spooled_bytes` wait to be stored, `objects` and `bytes` are those of packs. `lag_s`: how long ago the node last knew to be at the journal's head; None = never yet.
     `unavailable_since_s` is None while the store answers. `requests` counts object store requests by kind since the start."""
@@ -114,7 +133,9 @@ class PendingFolder:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """Everything above, and the node itself. `running` is False when a command opened the node without a daemon."""
+    """Everything above, and the node itself. `running` is False when a command opened the node without a daemon. `in_sync`: the store answers and
+    no folder lacks anything that a device announced; `received_bytes` of files came from devices since the start. `given_way` says to which
+    process of the same identity this one has left the devices, "" if to none."""
 
     device_id: str
     name: str
@@ -127,3 +148,7 @@ class NodeStatus:
     devices: tuple[DeviceStatus, ...]
     pending_devices: tuple[PendingDevice, ...] = ()
     pending_folders: tuple[PendingFolder, ...] = ()
+    siblings: tuple[SiblingStatus, ...] = ()
+    in_sync: bool = False
+    received_bytes: int = 0
+    given_way: str = ""

@@ -17,7 +17,7 @@ STNODE = [sys.executable, "-m", "stnode"]
 
 
 class StnodeProcess:
-    """One node with a home of its own on a given store. `init` are more words of `stnode init`."""
+    """One node with a home of its own on a given store. `init` are more words of `stnode init`; `said` is what it printed."""
 
     def __init__(self, home: Path, store: str, options: dict[str, str] | None = None, init: Sequence[str] = ()) -> None:
         self.home = home
@@ -28,11 +28,12 @@ class StnodeProcess:
             "STNODE_NODE_LISTEN": f"tcp://127.0.0.1:{self.port}",
             "STNODE_API_LISTEN": f"127.0.0.1:{self.api_port}",
             "STNODE_STORE_URL": store,
+            "STNODE_NODE_NAME": home.name,
             "STNODE_LOG_LEVEL": "info",
             **(options or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
-        self.cli("init", *init)
+        self.said = self.cli("init", *init)
         self.device_id = self.cli("id").strip()
 
     def cli(self, *args: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from stnode.node.present import size_text, span_text
-from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus
+from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, SiblingStatus
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color-scheme: light dark }
@@ -20,6 +20,8 @@ def status_page(status: NodeStatus) -> str:
     trouble = (
         f'<p class="bad">The store does not answer: {escape(store.unavailable_reason)}</p>' if store.unavailable_since_s is not None else ""
     )
+    if status.given_way:
+        trouble += f'<p class="bad">{escape(status.given_way)}</p>'
     warnings = "".join(f'<p class="bad">{escape(text)}</p>' for text in store.warnings)
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(status.name)} – stnode</title>
@@ -29,7 +31,7 @@ def status_page(status: NodeStatus) -> str:
 listening on {escape(", ".join(status.listen) or "nothing")}</p>
 <h2>Store</h2><p><code>{escape(store.url)}</code>: commit {store.head}, {store.objects:,} objects, {size_text(store.bytes)}</p>{trouble}{warnings}
 <h2>Folders</h2>{_table(("Folder", "Type", "State", "Files", "Size", "Needed"), [_folder(folder) for folder in status.folders])}
-<h2>Devices</h2>{_table(("Device", "State", "Address", "In", "Out"), [_device(device) for device in status.devices])}
+<h2>Devices</h2>{_table(("Device", "State", "Address", "In", "Out"), [_device(device) for device in status.devices])}{_siblings(status.siblings)}
 </body></html>
 """
 
@@ -40,6 +42,22 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _siblings(siblings: tuple[SiblingStatus, ...]) -> str:
+    if not siblings:
+        return ""
+    rows: list[tuple[str, ...]] = [
+        (
+            sibling.name or sibling.id[:7],
+            "connected" if sibling.connected else "stopped" if sibling.stopped else sibling.last_error or "not connected",
+            f"{span_text(sibling.heartbeat_age_s)} ago",
+            str(sibling.head),
+            sibling.version,
+        )
+        for sibling in siblings
+    ]
+    return f"<h2>Other nodes of this store</h2>{_table(('Node', 'State', 'Heartbeat', 'Commit', 'Version'), rows)}"
 
 
 def _folder(folder: FolderStatus) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from stnode.node import setup
 from stnode.node.identities import in_store
 from stnode.node.present import count_text, size_text, span_text
 from stnode.node.service import Service
-from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, StoreStatus
+from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, SiblingStatus, StoreStatus
 from stnode.protocol import deviceid
 from stnode.repo.parameters import span_s
 
@@ -38,6 +38,12 @@ class _Span(click.ParamType[int]):
 
 @click.command()
 @click.option("--store", "url", default="", help="s3://bucket/prefix or file:///directory; by default the embedded store in the home.")
+@click.option(
+    "--join",
+    default="",
+    metavar="STORE_URL",
+    help="Become one more node of the store that is there: its folders and devices are known at once.",
+)
 @click.option("--endpoint-url", default="", help="The S3 server, if not AWS.")
 @click.option("--region", default="", help="The S3 region.")
 @click.option("--name", default="", help="The node's name for its peers; by default the host's name.")
@@ -54,6 +60,7 @@ class _Span(click.ParamType[int]):
 def init(
     app: App,
     url: str,
+    join: str,
     endpoint_url: str,
     region: str,
     name: str,
@@ -65,7 +72,7 @@ def init(
     passphrase_file: str,
     identity_in_store: bool,
 ) -> None:
-    """Make this directory a node's home: identity, config.toml, and the store if it is new.
+    """Make this directory a node's home: identity, config.toml, and the store if it is new (or, with --join, never).
 
     With a passphrase (--passphrase-file, or STNODE_STORE_PASSPHRASE_FILE or STNODE_STORE_PASSPHRASE) a new store is encrypted: the bucket's
     owner sees neither names nor contents, and nobody can read it without a passphrase.
@@ -73,8 +80,12 @@ def init(
     Can be run again: what is there stays. Keys of an S3 store come from the environment (STNODE_STORE_ACCESS_KEY_ID and
     STNODE_STORE_SECRET_ACCESS_KEY, or the usual AWS chain) or are written into config.toml afterwards.
     """
+    if join and (url or orphan_age or grace or single_node):
+        raise click.UsageError("--join takes the store as it is: --store, --orphan-age, --grace and --single-node make no sense with it")
     file = str(Path(passphrase_file).absolute()) if passphrase_file else ""
-    asked = setup.Asked(url, endpoint_url, region, name, listen, api_listen, orphan_age, grace, single_node, file, identity_in_store)
+    asked = setup.Asked(
+        join or url, endpoint_url, region, name, listen, api_listen, orphan_age, grace, single_node, file, identity_in_store, bool(join)
+    )
 
     async def work(env: Env) -> None:
         done = await setup.initialise(app.home, asked, env, app.environ)
@@ -82,10 +93,25 @@ def init(
         told = [word for word, is_so in (("encrypted", done.encrypted), ("was there", not done.new_store)) if is_so]
         click.echo(f"store      {done.store_url}" + (f" ({', '.join(told)})" if told else ""))
         click.echo(f"device ID  {done.device_id}")
+        if done.found is not None:
+            click.echo(f"found      {_found_text(done.found)}\n{_NEXT}")
         for warning in done.warnings:
             click.echo(f"warning: {warning}", err=True)
 
     app.run_alone(work)
+
+
+_NEXT = """
+Next: `stnode run`. Folders and devices are known already, and so is this node to the others once it runs. Add its device ID at the
+devices that shall connect to it, and share their folders with it there; `stnode status` then says whether all is in sync."""
+
+
+def _found_text(found: setup.Found) -> str:
+    others = f": {', '.join(map(printable, found.siblings))}" if found.siblings else ""
+    return (
+        f"{count_text(found.folders, 'folder', 'folders')}, {count_text(found.files, 'file', 'files')} ({size_text(found.bytes)}), "
+        f"{count_text(found.devices, 'device', 'devices')}, {count_text(len(found.siblings), 'other node', 'other nodes')}{others}"
+    )
 
 
 @click.command("id")
@@ -135,16 +161,34 @@ def status_text(status: NodeStatus, now_s: float) -> str:
         ("Node", f"{printable(status.name)} ({state})"),
         ("Device ID", status.device_id),
         *((("Listening", ", ".join(status.listen)),) if status.running else ()),
+        *((("", f"warning: {printable(status.given_way)}"),) if status.given_way else ()),
         *_store(status.store, now_s),
+        *((("Sync", _sync(status)),) if status.running else ()),
     ]
     parts = [table(head)]
     if status.folders:
         parts.append(table([_FOLDER_HEAD, *map(_folder, status.folders)], right=frozenset({3, 4})) + _folder_trouble(status, now_s))
     if status.devices:
         parts.append(table([_DEVICE_HEAD, *(_device(device, now_s) for device in status.devices)], right=frozenset({4, 5})))
+    if status.siblings:
+        parts.append(table([_SIBLING_HEAD, *map(_sibling, status.siblings)], right=frozenset({3})))
     if waiting := _pending(status):
         parts.append("\n".join(waiting))
     return "\n\n".join(parts)
+
+
+def _sync(status: NodeStatus) -> str:
+    """One line that says whether there is anything to be done."""
+    received = f"{size_text(status.received_bytes)} of files received since the start"
+    if status.in_sync:
+        return f"in sync, {received}"
+    files, size = sum(folder.need_files for folder in status.folders), sum(folder.need_bytes for folder in status.folders)
+    deletions = sum(folder.need_deletes for folder in status.folders)
+    if files or deletions:
+        parts = [f"{count_text(files, 'file', 'files')}, {size_text(size)}"] if files else []
+        parts += [count_text(deletions, "deletion", "deletions")] if deletions else []
+        return f"{', '.join(parts)} needed, {received}"
+    return f"not in sync: {'the store does not answer' if status.store.unavailable_since_s is not None else 'see the folders below'}"
 
 
 def _pending(status: NodeStatus) -> list[str]:
@@ -200,6 +244,18 @@ def _folder_trouble(status: NodeStatus, now_s: float) -> str:
                 f"or for `stnode folder confirm-deletions {folder.id}`"
             )
     return "".join(f"\n  {printable(line)}" for line in lines)
+
+
+_SIBLING_HEAD = ("OTHER NODE", "STATE", "HEARTBEAT", "COMMIT", "VERSION")
+
+
+def _sibling(sibling: SiblingStatus) -> tuple[str, ...]:
+    if sibling.connected:
+        state = f"connected, {sibling.address}"
+    else:
+        state = "stopped" if sibling.stopped else sibling.last_error or "not connected"
+    name = sibling.name or sibling.id[:7]
+    return (printable(name), printable(state), f"{span_text(sibling.heartbeat_age_s)} ago", str(sibling.head), printable(sibling.version))
 
 
 _DEVICE_HEAD = ("DEVICE", "STATE", "ADDRESS", "SYNCED", "IN", "OUT")

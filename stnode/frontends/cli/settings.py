@@ -8,7 +8,7 @@ import click
 
 from stnode import config
 from stnode.clock import Env
-from stnode.errors import Refused
+from stnode.errors import Invalid, Refused
 from stnode.frontends.cli.app import App, pass_app
 from stnode.frontends.cli.output import printable, show_json, table
 from stnode.node.present import count_text
@@ -214,6 +214,11 @@ def confirm_deletions(app: App, folder: str) -> None:
 def apply(app: App, dry_run: bool, prune: bool, yes: bool) -> None:
     """Make the store's devices and folders what config.toml asks for, showing the differences."""
     devices, folders = wishes(config.load(app.home.config, app.environ))
+    if prune and not devices and not folders:
+        raise Invalid(
+            f"{app.home.config} names no device and no folder: with --prune all those of the store would go, for all its nodes",
+            hint="write down what is to stay, or remove them one by one with `stnode folder remove` and `stnode device remove`",
+        )
 
     async def work(service: Service, _: Env) -> None:
         planned = await service.settings_plan(devices, folders, prune)

@@ -25,6 +25,7 @@ from stnode.node.status import (
     PendingDeletions,
     PendingDevice,
     PendingFolder,
+    SiblingStatus,
     StoreStatus,
 )
 from tests.support.fake_service import OWN_ID, PEER_ID, FakeService
@@ -121,6 +122,20 @@ def test_status_shows_trouble() -> None:
         f"{OWN_ID} tried to connect from 192.0.2.9:5", "offers the folder new (New)",
     ):  # fmt: skip
         assert part in text, part
+    assert "not in sync: the store does not answer" not in text  # what is missing says more
+    quiet = replace(status, folders=(), in_sync=True, received_bytes=2048, store=StoreStatus("s3://b"), given_way="given way to another")
+    sibling = SiblingStatus(PEER_ID, "bucket-b", True, 61.0, 9, "1.2", "192.0.2.8:22000")
+    away = SiblingStatus(OWN_ID, "", False, 3.0, 8, "1.1", stopped=True)
+    text = status_text(replace(quiet, siblings=(sibling, away)), 0.0)
+    for part in (
+        "in sync, 2.0 KiB of files received",
+        "warning: given way",
+        "bucket-b",
+        "connected, 192.0.2.8:22000",
+        "61 s ago",
+        "stopped",
+    ):
+        assert part in text, part
     assert "no daemon is running" in status_text(replace(status, running=False), 0.0)
 
 
@@ -155,6 +170,11 @@ def test_apply_shows_then_changes(cli: Cli, fake: FakeService, tmp_path: Path) -
     assert cli("apply").out == "the store is as config.toml asks\n"
     assert cli("apply", "--prune").code == 77
     assert cli("apply", "--prune", "--yes").code == 0
+    assert list(fake.folders) == ["new"]
+    (home / "config.toml").write_text("")
+    nothing = cli("apply", "--prune", "--yes")
+    assert nothing.code == 64
+    assert "names no device and no folder" in nothing.err
     assert list(fake.folders) == ["new"]
 
 

@@ -6,17 +6,18 @@ import asyncio
 import gc
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from stnode.clock import Env, system_env
-from stnode.errors import Invalid, ProtocolError, Refused, Unavailable
+from stnode.errors import Invalid, ProtocolError, Refused, StnodeError, Unavailable
 from stnode.net import base, identity, tcp, tls
 from stnode.net.base import Accept, Listener
 from stnode.net.identity import Identity, KeyType
+from stnode.protocol.deviceid import DeviceID
 from tests.support.links import Recorder
 
 
@@ -269,6 +270,23 @@ async def test_closing_the_door_while_somebody_enters(env: Env, me: Identity, tu
 async def test_a_node_does_not_talk_to_itself(env: Env, door: Door, me: Identity) -> None:
     with pytest.raises(Refused, match="this node itself"):
         await base.dial(env, door.listener.address, me, me.device_id, lambda _d, _a: None)
+
+
+async def test_a_listener_is_told_of_callers_with_its_own_identity(
+    env: Env, me: Identity, eventually: Callable[..., Awaitable[object]]
+) -> None:
+    callers: list[DeviceID] = []
+
+    def accept(device: DeviceID, _address: str) -> Recorder:
+        callers.append(device)
+        return Recorder()
+
+    listener = await base.listen(env, "tcp://127.0.0.1:0", me, accept)
+    with pytest.raises(StnodeError):
+        await base.dial(env, listener.address, me, me.device_id, lambda _d, _a: None)
+    await eventually(lambda: callers)
+    assert callers == [me.device_id]
+    await listener.close()
 
 
 async def test_cancelled_dials_leave_nothing(env: Env, me: Identity) -> None:

@@ -36,6 +36,16 @@ def test_devices_are_found_by_name_and_id(settings: Settings) -> None:
         twins.device("x")
 
 
+def test_a_node_of_the_store_is_no_device_of_it() -> None:
+    settings = Settings(OWN, [], [], {ANNA: "bucket-b"})
+    for attempt in (
+        lambda: settings.add_device(DeviceSettings(ANNA_TEXT)),
+        lambda: settings.compare([DeviceSettings(ANNA_TEXT)], [], RANDOM, prune=False),
+    ):
+        with pytest.raises(Invalid, match="bucket-b, a node of this store"):
+            attempt()
+
+
 def test_devices_that_cannot_be_added(settings: Settings) -> None:
     for device, error in (
         (DeviceSettings(ANNA_TEXT), Conflict),
