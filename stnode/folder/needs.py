@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
+from typing import NamedTuple
 
 from stnode.folder.decision import Entry, Item
 from stnode.folder.evaluation import fill_batch
@@ -12,6 +13,18 @@ from stnode.folder.types import Completion, Needed, NeedKind, NeedTotals
 from stnode.protocol import fileinfo, vector
 from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.vector import Vector
+from stnode.repo import state
+
+
+class Part(NamedTuple):
+    """A needed name, as sharing work between nodes looks at it. `key` stands for the content, b"" where nothing is fetched; `stamp` is
+    (size, modification time in ns), which a rename keeps; `devices` announce the version that is needed, a deletion too."""
+
+    name: str
+    kind: NeedKind
+    key: bytes
+    stamp: tuple[int, int]
+    devices: tuple[int, ...]
 
 
 def next_needed(conn: Connection, fid: int, after: str, limit: int, *, deletes: bool, held: bool = False) -> list[Needed]:
@@ -21,6 +34,17 @@ def next_needed(conn: Connection, fid: int, after: str, limit: int, *, deletes: 
         f"SELECT name, kind, size, blocks, held, content IS NOT NULL FROM need WHERE fid = ? AND name > ? "  # noqa: S608 - a constant operator
         f"AND kind {'>=' if deletes else '<'} ? AND held = ? ORDER BY name LIMIT ?",
         (fid, after, int(NeedKind.DELETE), int(held), limit),
+    )
+    return [Needed(name, NeedKind(kind), size, blocks, bool(is_held), bool(known)) for name, kind, size, blocks, is_held, known in rows]
+
+
+def needed_named(conn: Connection, fid: int, names: Sequence[str]) -> list[Needed]:
+    """Those of the names that are needed and no deletions, in name order."""
+    fill_batch(conn, names)
+    rows = conn.execute(
+        "SELECT n.name, n.kind, n.size, n.blocks, n.held, n.content IS NOT NULL FROM temp.batch b CROSS JOIN need n ON n.fid = ? "
+        "AND n.name = b.name WHERE n.kind < ? AND n.held = 0 ORDER BY n.name",
+        (fid, int(NeedKind.DELETE)),
     )
     return [Needed(name, NeedKind(kind), size, blocks, bool(is_held), bool(known)) for name, kind, size, blocks, is_held, known in rows]
 
@@ -55,6 +79,45 @@ def sources(conn: Connection, fid: int, names: Sequence[str]) -> dict[str, list[
     ):
         found.setdefault(name, []).append(dev)
     return found
+
+
+def parts(conn: Connection, fid: int, names: Sequence[str]) -> list[Part]:
+    """Those of the names that are needed, in their order."""
+    fill_batch(conn, names)
+    found: dict[int, tuple[list[int], list[int]]] = {}
+    for at, dev, modified in conn.execute(
+        "SELECT b.at, r.dev, r.modified FROM temp.batch b CROSS JOIN need n ON n.fid = ?1 AND n.name = b.name "
+        "CROSS JOIN remote r ON r.fid = ?1 AND r.name = b.name WHERE r.version = n.version AND NOT r.flags & ?2 ORDER BY b.at, r.dev",
+        (fid, INVALID),
+    ):
+        devices, times = found.setdefault(at, ([], []))
+        devices.append(dev)
+        times.append(modified)
+    needed = conn.execute(
+        "SELECT b.at, b.name, n.kind, n.size, c.blocks FROM temp.batch b CROSS JOIN need n ON n.fid = ? AND n.name = b.name "
+        "LEFT JOIN remote_content c ON c.id = n.content ORDER BY b.at",
+        (fid,),
+    )
+    made: list[Part] = []
+    for at, name, kind, size, blocks in needed:
+        devices, times = found.get(at, ([], []))
+        fetched = kind == NeedKind.FILE and size and blocks
+        stamp = (size, min(times, default=0))
+        made.append(Part(name, NeedKind(kind), fileinfo.blocks_hash(blocks) if fetched else b"", stamp, tuple(devices)))
+    return made
+
+
+def going(conn: Connection, fid: int, limit: int) -> set[tuple[int, int]]:
+    """(size, modification time in ns) of files with content that are to be deleted, of `limit` deletions at most: a needed file of the
+    same may be one of them under its new name."""
+    names = [needed.name for needed in next_needed(conn, fid, "", limit, deletes=True) if needed.kind is NeedKind.DELETE]
+    found = state.get_records(conn, fid, names).values()
+    return {(record.info.size, record.info.modified_s * 1_000_000_000 + record.info.modified_ns) for record in found if record.info.size}
+
+
+def device_ids(conn: Connection) -> dict[int, bytes]:
+    """Device IDs by their small numbers."""
+    return dict(conn.execute("SELECT dev, device FROM remote_devices").fetchall())
 
 
 def announced_by(conn: Connection, fid: int, name: str, version: Vector) -> list[int]:

@@ -13,8 +13,7 @@ Not responsible for: connections (node), what the peers' indexes mean (index), j
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from sqlite3 import Connection
 from typing import Any, Protocol
@@ -24,23 +23,21 @@ from stnode.db import Database
 from stnode.errors import StnodeError
 from stnode.folder import index
 from stnode.folder.index import IndexEffect, Needed, NeedKind
-from stnode.folder.planner import Job, Reuse, plan_file
+from stnode.folder.planner import Job, plan_file
 from stnode.folder.retries import Retries
 from stnode.folder.server import BlockServer
+from stnode.folder.sharing import Sharing
 from stnode.folder.transfer import Limits, Source, Transfer
-from stnode.protocol import fileinfo
-from stnode.protocol.fileinfo import FileInfo
+from stnode.folder.window import NAMES, Known, read_deletions, read_names, read_window
 from stnode.protocol.messages import Index
 from stnode.protocol.vector import Vector
-from stnode.repo import state
-from stnode.repo.records import Applied, Draft, DraftSet, Extents, Outcome, SetKind, Status
+from stnode.repo.records import Applied, Draft, DraftSet, Outcome, SetKind, Status
 from stnode.repo.settings import FolderSettings
 from stnode.repo.store import Store
 from stnode.telemetry import get_logger
 
 _log = get_logger(__name__)
 
-_WINDOW = 1000
 _BACKLOG_JOBS = 4000
 _BACKLOG_BLOCKS = 500_000
 _CROWDED_ROUNDS = 2
@@ -63,20 +60,6 @@ class Peer(Source, Protocol):
         """Says soon anew what we share and what we hold of the peer's index, which makes it send what is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the database has of a window of needed names: the last one ("": the window is empty), global versions of those to plan,
-    devices that have them, extents of our record where only metadata differs, runs of unfinished downloads of that very version, and
-    which take the place of a directory that is not empty."""
-
-    last: str
-    infos: dict[str, FileInfo]
-    sources: dict[str, list[int]]
-    same: dict[str, Extents]
-    partials: dict[str, tuple[Reuse, ...]]
-    crowded: set[str]
-
-
 class FolderRunner:
     """Owner of one folder on this node. Methods run in the event loop; `start` and `stop` bracket its tasks."""
 
@@ -92,6 +75,7 @@ class FolderRunner:
         )
         self.peers: dict[int, Peer] = {}
         self.broken = ""
+        self.sharing = Sharing(env, store.heartbeats, store.node, fid)
         self._retries = Retries()
         self._job_ids = 0
         self._active: set[str] = set()
@@ -106,7 +90,7 @@ class FolderRunner:
         self._recheck_wake = asyncio.Event()
         self._progress = asyncio.Event()
         self._saved_at: dict[int, float] = {}
-        self._planning = False
+        self._planning = self._rechecking = False
         self._intake_files = 0
         self._intake_ends = 0.0
         self._tasks = Tasks(env, self._crashed)
@@ -123,6 +107,7 @@ class FolderRunner:
     async def stop(self) -> None:
         """Ends all tasks. Uploaded but uncommitted packs stay behind as orphans; the next start plans anew."""
         await self._tasks.close()
+        await self.sharing.close()
         await self.transfer.close()
 
     def _crashed(self, name: str, exc: Exception) -> None:
@@ -135,10 +120,10 @@ class FolderRunner:
 
     @property
     def state(self) -> str:
-        """idle, syncing, waiting (items failed; they are tried again later) or error (a task of the folder ended by a bug)."""
+        """idle, syncing (here or at a sibling), waiting (items failed; they are tried again later) or error (a task of the folder ended by a bug)."""
         if self.broken:
             return "error"
-        if self._planning or self._active or self.transfer.jobs or self._wake.is_set():
+        if self._planning or self._active or self.transfer.jobs or self._wake.is_set() or self.sharing.items:
             return "syncing"
         return "waiting" if self.errors else "idle"
 
@@ -203,6 +188,7 @@ class FolderRunner:
         """The device is connected and lists this folder."""
         self.peers[peer.device] = peer
         self.transfer.source_up(peer)
+        self.sharing.about_to_pull()
         self._retries.start_anew()
         self._wake_up()
 
@@ -210,12 +196,14 @@ class FolderRunner:
         """It left; `lost` are the requests it will not answer."""
         if self.peers.get(peer.device) is peer:
             del self.peers[peer.device]
+        self.sharing.device_lost()
         self.transfer.source_down(peer, lost)
 
     # --- what the store tells
 
     def applied(self, applied: Applied) -> None:
         """A commit, own or a sibling's, is in the database."""
+        self.sharing.applied(applied)
         if applied.restored:
             self._recheck_all = True
             self.server.forget_all()
@@ -240,6 +228,7 @@ class FolderRunner:
         commit they come from, so what has settled here is evaluated on a state that has it."""
         while True:
             await self._recheck_wake.wait()
+            self._rechecking = True
             self._recheck_wake.clear()
             names, self._stale = sorted(self._stale), set()
             settled, self._settled = self._settled, set()
@@ -265,7 +254,9 @@ class FolderRunner:
                 for name in effect.satisfied:
                     self._change_wanted(name, None)
                 self._retries.solved(effect.satisfied)
+                self.sharing.satisfied(sum(name not in self._active and name not in self._deleting for name in effect.satisfied))
                 changed = bool(effect.needed)
+            busy = bool(self._active)
             self._active -= settled
             self._deleting -= settled
             again = settled & self._outdated
@@ -273,8 +264,9 @@ class FolderRunner:
             if self._asked_again and not self._asking_again:
                 self._asking_again = True
                 self._spawn(self._ask_again(), "ask again")
-            if every or changed or again or self.errors:
+            if every or changed or again or self.errors or (busy and not self._active and self.sharing.items):
                 self._wake.set()
+            self._rechecking = False
             self._progress.set()
 
     def _recheck(self, conn: Connection, names: Sequence[str]) -> tuple[IndexEffect, list[int]]:
@@ -327,9 +319,11 @@ class FolderRunner:
             await self._news()
             self._planning = True
             try:
+                await self._begin_pass()
                 crowded = await self._plan_needed()
                 await self._delete()
                 self._fail_crowded(crowded)
+                await self._help()
             except StnodeError as exc:
                 _log.warning("pull stopped", folder=self.settings.folder_id, error=exc.message)
                 self._fail("", exc.message)
@@ -339,15 +333,30 @@ class FolderRunner:
                 self._planning = False
 
     async def _news(self) -> None:
-        """Returns when something has changed or failed items are due again."""
-        while not self._wake.is_set() and not self._retries.start_round(self._env.clock.monotonic()):
-            due = self._retries.due
+        """Returns when something has changed, failed items are due again, or it is time to see what siblings have done."""
+        while not self._wake.is_set() and not self._retries.start_round(now := self._env.clock.monotonic()):
+            due = [at for at in (self._retries.due, self.sharing.due(idle=not self._active)) if at is not None]
+            if due and min(due) <= now:
+                break
             try:
-                async with asyncio.timeout(None if due is None else due - self._env.clock.monotonic()):
+                async with asyncio.timeout(min(due) - now if due else None):
                     await self._wake.wait()
             except TimeoutError:
                 pass
         self._wake.clear()
+
+    async def _begin_pass(self) -> None:
+        """What siblings have committed is no longer needed: first of all it is looked for, if work was left to them."""
+        await self.sharing.begin()
+        if self.sharing.items:
+            await self._store.follow_to_head()
+            await self._until(lambda: not self._recheck_wake.is_set() and not self._rechecking)
+
+    async def _help(self) -> None:
+        """The pass is over: with nothing of its own to do this node may take over some of what it left to others."""
+        names = self.sharing.end(idle=not self._active and not self._deleting, store_time_us=self._store.store_time_us())
+        if names:
+            await self._plan(await self._db.run(partial(read_names, fid=self.fid, names=names, skip=self._skips)))
 
     def _fail(self, name: str, reason: str) -> None:
         earlier = self._retries.due
@@ -360,11 +369,16 @@ class FolderRunner:
         after, crowded = "", list[str]()
         while True:
             await self._intake_over()
-            known = await self._db.run(partial(self._read_window, after=after))
+            split = await self.sharing.split(self._db, self.settings, self.peers)
+            heeds_crowds = self._retries.rounds < _CROWDED_ROUNDS
+            known = await self._db.run(
+                partial(read_window, fid=self.fid, after=after, skip=self._skips, split=split, heeds_crowds=heeds_crowds)
+            )
             if not known.last:
                 return crowded
             after = known.last
             crowded += known.crowded
+            self.sharing.leave(known.left)
             await self._plan(known)
             await self._until(lambda: len(self.transfer.jobs) < _BACKLOG_JOBS and self.transfer.queued_blocks < _BACKLOG_BLOCKS)
 
@@ -384,7 +398,7 @@ class FolderRunner:
             self._progress.clear()
             await self._progress.wait()
 
-    async def _plan(self, known: _Known) -> None:
+    async def _plan(self, known: Known) -> None:
         """Drafts for what the store can do alone, jobs for the rest."""
         wanted = {name: info for name, info in known.infos.items() if name not in known.crowded}
         self._active.update(wanted)  # from here on a change of what is wanted is noted
@@ -415,57 +429,28 @@ class FolderRunner:
         self._active.discard(name)
         self._wake_up()
 
-    def _read_window(self, conn: Connection, after: str) -> _Known:
-        """Runs in the database's thread, all in one go: what is needed, how, and what it looks like must be of one moment, or a version
-        would get the extents of another. The sets of names that must wait are only looked into."""
-        window = index.next_needed(conn, self.fid, after, _WINDOW, deletes=False)
-        last = window[-1].name if window else ""
-        window = [needed for needed in window if needed.name not in self._active and not self._retries.holds(needed.name)]
-        if not window:
-            return _Known(last, {}, {}, {}, {}, set())
-        infos = index.needed_info(conn, self.fid, [needed.name for needed in window])
-        same = [needed.name for needed in window if needed.kind is NeedKind.METADATA and needed.size]
-        files = [name for name, info in infos.items() if info.size]
-        crowded: set[str] = set()
-        if self._retries.rounds < _CROWDED_ROUNDS:
-            crowded = state.live_children(conn, self.fid, index.replacing(conn, self.fid, window[0].name, window[-1].name))
-        return _Known(
-            last,
-            infos,
-            index.sources(conn, self.fid, files),
-            self._same_extents(conn, same) if same else {},
-            self._partial_runs(conn, infos) if files else {},
-            crowded,
-        )
+    def _skips(self, name: str) -> bool:
+        """Asked in the database's thread: the sets of names that must wait are only looked into."""
+        return name in self._active or self._retries.holds(name)
 
-    def _same_extents(self, conn: Connection, names: Sequence[str]) -> dict[str, Extents]:
-        """Where the content of our records is, unless it may not be named any more: then it is pulled like another one."""
-        records = state.get_records(conn, self.fid, names)
-        return {name: record.extents for name, record in records.items() if state.may_be_named(conn, record.extents)}
-
-    def _partial_runs(self, conn: Connection, infos: Mapping[str, FileInfo]) -> dict[str, tuple[Reuse, ...]]:
-        """What unfinished downloads, ours or a sibling's, have of these very versions."""
-        found: dict[str, tuple[Reuse, ...]] = {}
-        for partial_file, _ in state.partials(conn, self.fid):
-            info = infos.get(partial_file.name)
-            if info is not None and partial_file.blocks_hash == fileinfo.blocks_hash(info.block_hashes):
-                runs = [
-                    (start, extent)
-                    for start, extent in zip(partial_file.starts, partial_file.extents, strict=True)
-                    if state.may_be_named(conn, (extent,))
-                ]
-                found[info.name] = (*found.get(info.name, ()), *runs)
-        return found
+    def _skips_deletion(self, name: str) -> bool:
+        return name in self._deleting or self._retries.holds(name)
 
     async def _delete(self) -> None:
         """Deletions: files and symlinks in any order, then directories deepest first, in one go."""
         after, found = "", list[Needed]()
-        while window := await self._db.run(partial(index.next_needed, fid=self.fid, after=after, limit=_WINDOW, deletes=True)):
-            after = window[-1].name
-            found += [needed for needed in window if needed.name not in self._deleting and not self._retries.holds(needed.name)]
+        while True:
+            split = await self.sharing.split(self._db, self.settings, self.peers)
+            after, window, left = await self._db.run(
+                partial(read_deletions, fid=self.fid, after=after, skip=self._skips_deletion, split=split)
+            )
+            if not after:
+                break
+            found += window
+            self.sharing.leave(left)
         found.sort(key=lambda needed: (needed.kind is NeedKind.DELETE_DIRECTORY, -needed.name.count("/")))
-        for start in range(0, len(found), _WINDOW):
-            names = [needed.name for needed in found[start : start + _WINDOW]]
+        for start in range(0, len(found), NAMES):
+            names = [needed.name for needed in found[start : start + NAMES]]
             infos = await self._db.run(partial(index.needed_info, fid=self.fid, names=names))
             # Between the two reads a name can have become one that is wanted again.
             drafts = [Draft(self.fid, infos[name], ()) for name in names if name in infos and infos[name].deleted]

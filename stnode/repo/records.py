@@ -179,7 +179,8 @@ class AppliedFolder:
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What subscribers hear of a commit. `void` says why its content was ignored; `restored` that the state was rebuilt
-    from the store, so that everything may have changed; `packs_changed` that packs were lost, found or their blocks moved."""
+    from the store, so that everything may have changed; `packs_changed` that packs were lost, found or their blocks moved. `node` wrote it;
+    `touched` are the folders it has entries for, also such as are no records (partial files)."""
 
     number: int
     own: bool = False
@@ -188,3 +189,5 @@ class Applied:
     packs_changed: bool = False
     restored: bool = False
     void: str | None = None
+    node: bytes = b""
+    touched: frozenset[int] = frozenset()

@@ -47,9 +47,11 @@ def write_commit(
 ) -> Applied:
     """Moves the state from commit n - 1 to n. `slot_sha` is the SHA-256 of the slot's object; `void` is what validation said."""
     folders: dict[int, AppliedFolder] = {}
+    touched: set[int] = set()
     changes = Changes(conn, slot.number)
     if void is None:
-        folders = _Commit(conn, slot, body, changes).run()
+        commit = _Commit(conn, slot, body, changes)
+        folders, touched = commit.run(), commit.touched
     changes.flush()
     conn.execute(
         "UPDATE state SET number = ?, slot_sha = ?, store_time_us = max(store_time_us, ?), bytes = bytes + ?",
@@ -59,8 +61,12 @@ def write_commit(
     if slot.number % _TIDY == 0:
         conn.execute("DELETE FROM hashes WHERE number < ?", (slot.number - KEPT_HASHES,))
     settings = void is None and bool(body.folders or body.folders_removed or body.devices or body.devices_removed or body.features_on)
+<<<<<<< HEAD
     packs = void is None and bool(body.packs_lost or body.packs_found or body.relocations)
     return Applied(slot.number, own, folders, settings, packs, void=void)
+=======
+    return Applied(slot.number, own, folders, settings, void=void, node=slot.node, touched=frozenset(touched))
+>>>>>>> a3e28a6 (Work of a folder is shared among the nodes that reach its devices)
 
 
 def body_bytes(slot: Slot) -> int:
@@ -77,6 +83,7 @@ class _Commit:
         self._body = body
         self._changes = changes
         self._added: dict[int, int] = {}
+        self.touched: set[int] = set()
 
     def run(self) -> dict[int, AppliedFolder]:
         body = self._body
@@ -91,6 +98,7 @@ class _Commit:
         folders = {}
         for section in body.sections:
             fid = _fid(self._conn, section.fkey)
+            self.touched.add(fid)
             applied = self._apply_section(fid, section, firsts.get(section.fkey, 0))
             if applied is not None:
                 folders[fid] = applied
