@@ -128,6 +128,11 @@ class FolderRunner:
         return "waiting" if self.errors else "idle"
 
     @property
+    def working(self) -> bool:
+        """Whether this node itself pulls or commits something of the folder: not where it only waits for siblings."""
+        return bool(self._active or self._deleting or self.transfer.jobs)
+
+    @property
     def errors(self) -> dict[str, str]:
         """Names that failed, a thousand at most, and why."""
         return self._retries.reasons

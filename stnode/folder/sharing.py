@@ -40,7 +40,7 @@ HELP_S: Final = 15.0
 HELP_SPAN_S: Final = 30.0
 """Not more is taken from another node at once than is pulled in this time."""
 RANKED_S: Final = 60.0
-"""So long helpers leave each other their parts; then one of them is not there, and everybody helps with everything."""
+"""So long an idle node leaves others their part of the help, whether they are idle too or not: heartbeats say so late. Then only those that are."""
 PACE_S: Final = 10.0
 LOOK_S: Final = 5.0
 LONGEST_LOOK_S: Final = 30.0
@@ -303,14 +303,14 @@ class Sharing:
 
     def _take(self, split: Split, node: bytes, room: float, *, moving: bool, ranked: bool, store_time_us: int) -> list[str]:
         """From the end of a node's part, as much as fits. The last file of a node that moves is the one it is at."""
-        idle = {heartbeat.node for heartbeat in self._heartbeats.fresh() if not heartbeat.working} | {self._me}
+        away = set() if ranked else {heartbeat.node for heartbeat in self._heartbeats.fresh() if heartbeat.working} - {self._me}
         own = [each for each in self._left.tail if each.node == node]
         taken: list[str] = []
         for each in reversed(own[1:] if moving else own):
             if moving and _in_progress(each, store_time_us):
                 continue
-            helpers = {other: weight for other, weight in split.reach(each.devices).items() if other in idle and other != node}
-            if self._me not in helpers or (ranked and first(each.key, helpers) != self._me):
+            helpers = {other: weight for other, weight in split.reach(each.devices).items() if other not in away and other != node}
+            if first(each.key, helpers) != self._me:
                 continue
             if taken and each.work > room:
                 break

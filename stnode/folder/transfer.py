@@ -21,6 +21,7 @@ from typing import Protocol
 from stnode.clock import Env, Tasks
 from stnode.errors import StnodeError
 from stnode.folder.planner import Job
+from stnode.folder.rates import Rate
 from stnode.repo.packer import OpenPack, Packer, SealedPack
 from stnode.repo.verify import verify_blocks
 from stnode.telemetry import get_logger
@@ -69,7 +70,8 @@ class Transfer:
     """The downloads of one folder.
 
     `done(jobs)` is called with jobs all of whose blocks lie in uploaded packs; `failed(job, reason)` with one that no
-    connected source can complete; `saved(job)` after each uploaded pack of a large job that goes on.
+    connected source can complete; `saved(job)` after each uploaded pack of a large job that goes on. `rates` are those of the devices
+    that were ever asked, by number.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Transfer:
         self._requests_in_flight = 0
         self.queued_blocks = 0
         self.received_bytes = 0
+        self.rates: dict[int, Rate] = {}
 
     # --- what the runner tells it
 
@@ -145,9 +148,12 @@ class Transfer:
         """The device went away; `lost` are the requests it never answered. They go to other sources, or their jobs fail."""
         if source in self._sources:
             self._sources.remove(source)
+        size = 0
         for job, index in lost:
-            self._came_back(job, index)
+            size += self._came_back(job, index)
             self._return(job, index)
+        if size:
+            self.rates[source.device].over(size, self._env.clock.monotonic(), arrived=False)
         self._fail_orphans()
         self.pump()
 
@@ -198,7 +204,9 @@ class Transfer:
             used = sum(ask[2] for ask in asks)
             asks += self._take(self._large, source, room - used, count - len(asks))
             if asks:
-                self.bytes_in_flight += sum(ask[2] for ask in asks)
+                size = sum(ask[2] for ask in asks)
+                self.bytes_in_flight += size
+                self.rates.setdefault(source.device, Rate()).asked(size, self._env.clock.monotonic())
                 self._requests_in_flight += len(asks)
                 source.request(self, self._folder, asks)
         if self._limits.memory <= self._packer.bytes_held + self.bytes_in_flight:
@@ -253,9 +261,11 @@ class Transfer:
     def answered(self, source: Source, answers: Sequence[Answer]) -> None:
         """Responses in order of arrival. Data is kept until its pack is uploaded, so buffers must not be reused."""
         small: list[tuple[Context, memoryview | bytes]] = []
+        came = 0
         for context, data, code in answers:
             job, index = context
             size = self._came_back(job, index)
+            came += size
             if job.aborted:
                 continue
             if code or len(data) != size:
@@ -269,6 +279,7 @@ class Transfer:
                 job.outstanding += 1  # until it is verified
                 self._unverified.append((source, context, data))
                 self._unverified_bytes += size
+        self.rates[source.device].over(came, self._env.clock.monotonic(), arrived=True)
         for context, data in small:
             self._place(context, data)
         if self._unverified and self._verifying < self._limits.verify_hops and (self._unverified_bytes >= 1 << 20 or not self._verifying):
