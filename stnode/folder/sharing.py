@@ -43,7 +43,7 @@ RANKED_S: Final = 60.0
 """So long an idle node leaves others their part of the help, whether they are idle too or not: heartbeats say so late. Then only those that are."""
 PACE_S: Final = 10.0
 LOOK_S: Final = 5.0
-LONGEST_LOOK_S: Final = 30.0
+LONGEST_LOOK_S: Final = 15.0
 _HEARTBEATS_S: Final = 300.0
 _WAITING_HEARTBEATS_S: Final = 60.0
 _FIRST_READ_S: Final = 2.0
@@ -101,7 +101,7 @@ class Sharing:
         self._began = self._ended = float("-inf")
         self._idle_since: float | None = None
         self._interval = LOOK_S
-        self._reading = False
+        self._reading = self._helping = False
         self._tasks = Tasks(env, self._crashed)
 
     # --- who is there
@@ -124,9 +124,7 @@ class Sharing:
         sibling = self._siblings.get(applied.node)
         if sibling is not None and self._fid in applied.touched:
             sibling.committed = self._env.clock.monotonic()
-            if sibling.passed or sibling.late:
-                sibling.passed = sibling.late = False
-                self._made = float("-inf")
+            sibling.passed = sibling.late = False
 
     async def close(self) -> None:
         """Ends reading."""
@@ -182,10 +180,11 @@ class Sharing:
                 await self._env.clock.sleep(rest)
         self._began = self._env.clock.monotonic()
         self._left = Left()
+        self._made = float("-inf")
         self._judge(self._began)
 
     async def split(self, db: Database, settings: FolderSettings, peers: Collection[int]) -> Split | None:
-        """Who does what from here on; None where this node does all. Made anew every half minute."""
+        """Who does what from here on; None where this node does all. Made anew for each pass, and every half minute of one."""
         able = self._others(settings)
         if not able:
             self._split = None
@@ -232,15 +231,18 @@ class Sharing:
                 sibling.others_since = None
             elif sibling.others_since is None:
                 sibling.others_since = now
-        if not idle or not self.items:
-            self._idle_since, self._interval = None, LOOK_S
+        if not self.items or not (idle or self._helping):
+            self._idle_since, self._interval, self._helping = None, LOOK_S, False
             for sibling in self._siblings.values():
                 sibling.paces.clear()
+        if not self.items or not idle:
             return []
         if self._idle_since is None:
             self._idle_since = now
         self._interval = LOOK_S if self.items < before else min(self._interval * 1.5, LONGEST_LOOK_S)
-        return self._help(now, now - self._idle_since, store_time_us)
+        taken = self._help(now, now - self._idle_since, store_time_us)
+        self._helping = bool(taken)
+        return [each.name for each in taken]
 
     def satisfied(self, names: int) -> None:
         """So many names left to others are no longer needed."""
@@ -269,31 +271,35 @@ class Sharing:
             if sibling.passed and instance != sibling.instance:
                 sibling.passed = sibling.late = False
                 sibling.since = now
-                self._made = float("-inf")
             if not sibling.passed and now >= sibling.heard + PASSED_OVER_S:
                 sibling.passed = sibling.late = True
                 sibling.instance = instance
-                self._made = float("-inf")
                 _log.info("a node makes no progress, its work goes to others", node=node.hex()[:14])
             if not sibling.late and sibling.others_since is not None and now >= _leader_due(sibling):
                 sibling.late = True
-                self._made = float("-inf")
 
-    def _help(self, now: float, idle_s: float, store_time_us: int) -> list[str]:
-        taken: list[str] = []
+    def _help(self, now: float, idle_s: float, store_time_us: int) -> list[Waiting]:
+        taken: list[Waiting] = []
         split = self._split
         if split is None:
             return taken
         mine = max((nodes[self._me] for nodes in split.weights.values() if self._me in nodes), default=0.0)
         rate = mine if mine > 1 else _DEFAULT_RATE
         for node, tally in self._left.tallies.items():
-            paces = self._siblings[node].paces
+            sibling = self._siblings[node]
+            paces = sibling.paces
             if tally.work:
-                pace = _pace(paces, now, tally.work, self._stall_s(split, node))
+                stall_s = self._stall_s(split, node)
+                pace = _pace(paces, now, tally.work, sibling.committed, stall_s)
                 paces.append((now, tally.work))
                 if pace is not None and tally.work > pace * HELP_S:
                     room = min(rate * HELP_SPAN_S, tally.work * rate / (rate + pace))
-                    taken += self._take(split, node, room, moving=pace > 0, ranked=idle_s < RANKED_S, store_time_us=store_time_us)
+                    ranked = idle_s < stall_s + RANKED_S
+                    found = self._take(split, node, room, moving=pace > 0, ranked=ranked, store_time_us=store_time_us)
+                    taken += found
+                    work = sum(each.work for each in found)
+                    for at, (then, before) in enumerate(paces):  # what is taken from it is no progress of its own
+                        paces[at] = (then, before - work)
         return taken
 
     def _stall_s(self, split: Split, node: bytes) -> float:
@@ -301,11 +307,11 @@ class Sharing:
         rate = min((nodes[node] for nodes in split.weights.values() if nodes.get(node, 0.0) > 1), default=0.0)
         return min(max(HELP_S, (64 << 20) / rate), PASSED_OVER_S) if rate else HELP_S * 2
 
-    def _take(self, split: Split, node: bytes, room: float, *, moving: bool, ranked: bool, store_time_us: int) -> list[str]:
+    def _take(self, split: Split, node: bytes, room: float, *, moving: bool, ranked: bool, store_time_us: int) -> list[Waiting]:
         """From the end of a node's part, as much as fits. The last file of a node that moves is the one it is at."""
         away = set() if ranked else {heartbeat.node for heartbeat in self._heartbeats.fresh() if heartbeat.working} - {self._me}
         own = [each for each in self._left.tail if each.node == node]
-        taken: list[str] = []
+        taken: list[Waiting] = []
         for each in reversed(own[1:] if moving else own):
             if moving and _in_progress(each, store_time_us):
                 continue
@@ -316,7 +322,7 @@ class Sharing:
                 break
             if moving and each.work > room:
                 continue
-            taken.append(each.name)
+            taken.append(each)
             room -= each.work
         return taken
 
@@ -342,14 +348,14 @@ def _leader_due(sibling: _Sibling) -> float:
     return min(max(since, sibling.committed) + LEADER_S, since + PASSED_OVER_S)
 
 
-def _pace(paces: Collection[tuple[float, int]], now: float, work: int, stall_s: float) -> float | None:
-    """Bytes per second by which a node's work has become less while this node was idle; None: not known yet."""
+def _pace(paces: Collection[tuple[float, int]], now: float, work: int, committed: float, stall_s: float) -> float | None:
+    """Bytes per second by which a node's work has become less while this node was idle, by the node's own commits; None: not known yet."""
     if not paces:
         return None
     began, before = max((each for each in paces if now - each[0] >= PACE_S), default=min(paces))
     if now - began < PACE_S:
         return None
-    pace = max(0.0, (before - work) / (now - began))
+    pace = max(0.0, (before - work) / (now - began)) if committed >= began else 0.0
     return pace if pace > 0 or now - min(paces)[0] >= stall_s else None
 
 
