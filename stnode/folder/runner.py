@@ -132,6 +132,11 @@ class FolderRunner:
         """Whether this node itself pulls or commits something of the folder: not where it only waits for siblings."""
         return bool(self._active or self._deleting or self.transfer.jobs)
 
+    def rate(self, device: int) -> int:
+        """Bytes per second that the device gave while it was busy with this folder, 0 if that was never measured."""
+        rate = self.transfer.rates.get(device)
+        return 0 if rate is None else rate.bytes_per_s
+
     @property
     def errors(self) -> dict[str, str]:
         """Names that failed, a thousand at most, and why."""

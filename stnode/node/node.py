@@ -239,8 +239,12 @@ class Node:
     def _describe(self) -> Heartbeat:
         """This node's heartbeat of now; when its process was started the siblings know."""
         status = self.store.status().journal
-        reached = [device for device, known in self.connections.states.items() if known.session is not None and known.session.hello]
         runners = self.runners()
+        reached = [
+            Reach(device, max((runner.rate(known.session.device) for runner in runners.values()), default=0))
+            for device, known in sorted(self.connections.states.items())
+            if known.session is not None and known.session.hello
+        ]
         return Heartbeat(
             node=self.identity.device_id,
             instance=self.store.instance,
@@ -248,9 +252,9 @@ class Node:
             version=__version__,
             addresses=reachable(self.listening, interface_addresses()),
             page=self.page,
-            reached=tuple(Reach(device) for device in sorted(reached)),
+            reached=tuple(reached),
             not_pulled=tuple(sorted(folder.settings.fkey for folder in self.folders.values() if folder.runner is None)),
-            working=status.waiting > 0 or any(runner.state == "syncing" for runner in runners.values()),
+            working=status.waiting > 0 or any(runner.working for runner in runners.values()),
             head=status.number,
             features=tuple(sorted(KNOWN_FEATURES)),
         )

@@ -61,12 +61,8 @@ def write_commit(
     if slot.number % _TIDY == 0:
         conn.execute("DELETE FROM hashes WHERE number < ?", (slot.number - KEPT_HASHES,))
     settings = void is None and bool(body.folders or body.folders_removed or body.devices or body.devices_removed or body.features_on)
-<<<<<<< HEAD
     packs = void is None and bool(body.packs_lost or body.packs_found or body.relocations)
-    return Applied(slot.number, own, folders, settings, packs, void=void)
-=======
-    return Applied(slot.number, own, folders, settings, void=void, node=slot.node, touched=frozenset(touched))
->>>>>>> a3e28a6 (Work of a folder is shared among the nodes that reach its devices)
+    return Applied(slot.number, own, folders, settings, packs, void=void, node=slot.node, touched=frozenset(touched))
 
 
 def body_bytes(slot: Slot) -> int:

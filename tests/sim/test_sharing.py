@@ -10,7 +10,6 @@ from typing import Any
 
 from stnode.protocol.messages import Request
 from stnode.repo import state
-from stnode.repo.heartbeat import Heartbeat, Reach
 from tests.support.fakepeer import FakePeer, content
 from tests.support.world import World, simulated
 
@@ -37,7 +36,7 @@ class Uplink:
             loop.call_at(self._free_s, self._send, self.peer.handler, request)
 
     def _send(self, handler: Any, request: Request) -> None:
-        if handler is not None and self.peer.handler is handler:
+        if self.peer.handler is not None and self.peer.handler is handler:
             data, code = self.peer.answer(request)
             self.sent_bytes += len(data)
             handler.connection.send_response(request.id, data, code)
@@ -51,13 +50,12 @@ class Siblings:
     worlds: list[World]
     links: list[Uplink]
 
-    async def beat(self, *, working: bool = True) -> None:
-        """Each node says what it reaches, and how fast."""
-        for world, link in zip(self.worlds, self.links, strict=True):
-            reached = (Reach(link.peer.device, int(link.rate)),) if link.peer.connected else ()
-            await world.node.store.heartbeats.write(Heartbeat(world.device, 1, reached=reached, working=working))
+    async def heard(self) -> None:
+        """Long enough that each node has said whom it reaches, and all have read it."""
+        await self.worlds[0].pause(45)
         for world in self.worlds:
-            await world.node.store.heartbeats.refresh(0)
+            if world.alive:
+                await world.node.store.heartbeats.refresh(0)
 
     def write(self, names: Sequence[str], size: int = FILE_BYTES) -> None:
         """The device has these files, its index tells all nodes."""
@@ -105,7 +103,7 @@ async def siblings(*rates: float) -> AsyncIterator[Siblings]:
             await link.peer.connect()
             await world.until(lambda link=link: link.peer.configs)  # type: ignore[misc]
         made = Siblings(worlds, links)
-        await made.beat()
+        await made.heard()
         yield made
 
 
@@ -126,6 +124,12 @@ async def test_each_file_is_pulled_by_one_node() -> None:
 @simulated
 async def test_parts_follow_the_rates() -> None:
     async with siblings(MB, 2 * MB, 5 * MB) as nodes:
+        first = [f"first {number}" for number in range(200)]
+        nodes.write(first)
+        await nodes.until(first)
+        await nodes.heard()
+        for link in nodes.links:
+            link.sent_bytes = 0
         nodes.write(NAMES)
         await nodes.until(NAMES)
         assert sum(nodes.pulled) < 1.03 * TOTAL, nodes.pulled
@@ -196,8 +200,7 @@ async def test_what_only_one_node_reaches_is_its_own_without_waiting() -> None:
     async with siblings(MB, MB, MB) as nodes:
         nodes.links[1].peer.disconnect()
         nodes.links[2].peer.disconnect()
-        await nodes.worlds[0].pause(1)
-        await nodes.beat()
+        await nodes.heard()
         nodes.write(NAMES[:20])
         world = nodes.worlds[0]
         began = asyncio.get_running_loop().time()
