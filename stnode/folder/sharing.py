@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from sqlite3 import Connection
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from stnode.clock import Env, Tasks
 from stnode.db import Database
@@ -44,8 +44,8 @@ RANKED_S: Final = 60.0
 PACE_S: Final = 10.0
 LOOK_S: Final = 5.0
 LONGEST_LOOK_S: Final = 15.0
-_HEARTBEATS_S: Final = 300.0
-_WAITING_HEARTBEATS_S: Final = 60.0
+_LISTED_S: Final = 300.0
+_RENEWED_S: Final = 60.0
 _FIRST_READ_S: Final = 2.0
 _SPLIT_S: Final = 30.0
 _DEFAULT_RATE: Final = 4e6
@@ -64,6 +64,7 @@ class HeartbeatSource(Protocol):
     def known(self) -> Mapping[bytes, Heartbeat]: ...
     def fresh(self) -> list[Heartbeat]: ...
     async def refresh(self, max_age_s: float = ...) -> None: ...
+    async def renew(self, max_age_s: float = ...) -> None: ...
 
 
 @dataclass(slots=True)
@@ -109,7 +110,7 @@ class Sharing:
     def about_to_pull(self) -> None:
         """A device has connected: what siblings say is read in the background, if that was not done within minutes."""
         self._made = float("-inf")
-        self._read_soon(_HEARTBEATS_S)
+        self._soon(self._heartbeats.refresh(_LISTED_S))
 
     def device_lost(self) -> None:
         """A device has left: its files are for those who still reach it."""
@@ -120,7 +121,7 @@ class Sharing:
         if applied.own or not applied.node:
             return
         if applied.node not in self._heartbeats.known:
-            self._read_soon(_SPLIT_S)
+            self._soon(self._heartbeats.refresh(_RENEWED_S))
         sibling = self._siblings.get(applied.node)
         if sibling is not None and self._fid in applied.touched:
             sibling.committed = self._env.clock.monotonic()
@@ -130,23 +131,23 @@ class Sharing:
         """Ends reading."""
         await self._tasks.close()
 
-    def _read_soon(self, max_age_s: float) -> None:
-        if not self._reading:
-            self._reading = True
-            self._tasks.spawn(self._read_and_tell(max_age_s), "heartbeats")
+    def _soon(self, read: Coroutine[Any, Any, None]) -> None:
+        """Reads in the background, unless that is being done."""
+        if self._reading:
+            read.close()
+            return
+        self._reading = True
+        self._tasks.spawn(self._read(read), "heartbeats")
 
-    async def _read_and_tell(self, max_age_s: float) -> None:
+    async def _read(self, read: Coroutine[Any, Any, None]) -> None:
+        before = self._heartbeats.fresh()
         try:
-            await self._read(max_age_s)
-        finally:
-            self._reading = False
-            self._made = float("-inf")
-
-    async def _read(self, max_age_s: float) -> None:
-        try:
-            await self._heartbeats.refresh(max_age_s)
+            await read
         except StnodeError as exc:  # a hint: what was known goes on, and the folder's own work tells of the store's trouble
             _log.info("heartbeats not read", error=exc.message)
+        self._reading = False
+        if before != self._heartbeats.fresh():
+            self._made = float("-inf")
 
     def _crashed(self, name: str, exc: Exception) -> None:
         _log.error("folder task ended by a bug", task=name, exc_info=exc)
@@ -188,8 +189,10 @@ class Sharing:
         able = self._others(settings)
         if not able:
             self._split = None
+            if any(heartbeat.node != self._me for heartbeat in self._heartbeats.fresh()):
+                self._soon(self._heartbeats.renew(_RENEWED_S))
             return None
-        await self._read(_WAITING_HEARTBEATS_S if self.items else _HEARTBEATS_S)
+        await self._read(self._heartbeats.renew(_RENEWED_S))
         now = self._env.clock.monotonic()
         if self._split is None or now - self._made >= _SPLIT_S:
             able = self._others(settings)

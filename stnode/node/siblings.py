@@ -272,14 +272,18 @@ class Siblings:
         if self.newer is not None:
             return self._own_look_s + GIVEN_WAY_LOOK_S
         due = self._written_s + (HEARTBEAT_S if self._store.single_node else BEAT_S)
-        if self._written is not None and _essence(self._describe()) != _essence(self._written) and self._at_work():
+        if self._written is not None and self._worth_telling(self._written):
             due = min(due, self._written_s + BEAT_SOON_S)
         return due
 
-    def _at_work(self) -> bool:
-        """Whether siblings are there, and they or this node work."""
+    def _worth_telling(self, written: Heartbeat) -> bool:
+        """Whether siblings are there for whom something has changed: always whom this node reaches, since they leave work to it; the rest while
+        they or this node work."""
         others = [heartbeat for heartbeat in self.others.values() if self._beats.is_fresh(heartbeat)]
-        return bool(others) and (self._describe().working or any(heartbeat.working for heartbeat in others))
+        now = self._describe()
+        if not others or _essence(now) == _essence(written):
+            return False
+        return _whom(now) != _whom(written) or now.working or any(heartbeat.working for heartbeat in others)
 
     async def _beat(self) -> None:
         """Looks who is the node of this identity, and writes its heartbeat if that is this process."""
@@ -403,6 +407,10 @@ class Siblings:
             known.last_error = f"{address}: {exc.message}"
             return False
         return True
+
+
+def _whom(heartbeat: Heartbeat) -> set[bytes]:
+    return {reach.device_id for reach in heartbeat.reached}
 
 
 def _essence(heartbeat: Heartbeat) -> Heartbeat:

@@ -51,11 +51,10 @@ class Siblings:
     links: list[Uplink]
 
     async def heard(self) -> None:
-        """Long enough that each node has said whom it reaches, and all have read it."""
-        await self.worlds[0].pause(45)
+        """Long enough that each node knows the others (real ones connect to each other at once) and has said whom it reaches."""
         for world in self.worlds:
-            if world.alive:
-                await world.node.store.heartbeats.refresh(0)
+            await world.node.store.heartbeats.refresh(0)
+        await self.worlds[0].pause(400)
 
     def write(self, names: Sequence[str], size: int = FILE_BYTES) -> None:
         """The device has these files, its index tells all nodes."""
