@@ -498,6 +498,8 @@ class FolderRunner:
             for draft, outcome in zip(drafts, outcomes, strict=True):
                 if draft.info.name not in outcome.names:
                     self._stale.add(draft.info.name)
+                if outcome.status is Status.RETRY_UPLOAD:  # else the same blocks would be found again, in the same pack
+                    self._store.packlists.forget_pending(extent[0] for extent in draft.extents if extent[0] < 0)
                 if outcome.status in (Status.CONFLICT, Status.RETRY_UPLOAD):
                     self._fail(draft.info.name, outcome.reason)
         self._settled.update(draft.info.name for draft in drafts)

@@ -160,6 +160,7 @@ class Reporter:
             need_files=needs.files + needs.directories + needs.symlinks,
             need_bytes=needs.bytes,
             need_deletes=needs.deletes,
+            left_to_siblings=runner.sharing.items if runner is not None else 0,
             store_objects=objects,
             store_bytes=size,
             sequence=folder.last_sequence,

@@ -31,7 +31,8 @@ class PendingDeletions:
 
 @dataclass(frozen=True, slots=True)
 class FolderStatus:
-    """One folder. `files`, `directories`, `bytes` describe what is committed; `need_*` what peers have and the store lacks.
+    """One folder. `files`, `directories`, `bytes` describe what is committed; `need_*` what peers have and the store lacks, `left_to_siblings` how
+    many items of it other nodes of the store are at.
     `store_objects` and `store_bytes` are the packs of this folder; `sequence` is the highest number that a commit gave to one of its records. `error_count` may exceed len(`errors`), which is a sample."""
 
     id: str
@@ -45,6 +46,7 @@ class FolderStatus:
     need_files: int = 0
     need_bytes: int = 0
     need_deletes: int = 0
+    left_to_siblings: int = 0
     store_objects: int = 0
     store_bytes: int = 0
     sequence: int = 0

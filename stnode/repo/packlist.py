@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from sqlite3 import Connection
 from typing import Final, NamedTuple, Protocol
 
@@ -30,6 +31,7 @@ from stnode.repo.packer import PendingPack
 from stnode.repo.records import Extents
 
 KEPT_S: Final = 60.0
+UNREGISTERED_S: Final = 3600.0
 FETCHES: Final = 8
 FIRST_READ_BYTES: Final = 64 << 10
 """Read from the end of a pack of which nothing is known: the whole footer of most packs."""
@@ -154,8 +156,17 @@ class PackLists:
         return self._covering(pack, place, count).lengths[place : place + count]
 
     def pending_ids(self) -> dict[str, int]:
-        """Ids of packs of this process that no commit has registered, with their handles."""
+        """Ids of packs of this process that no commit has registered, with their handles; for an hour. Then nothing is likely to come of
+        them any more (somebody else stored the same), and what they hold is to be found no longer: they will be collected."""
+        old = self._env.clock.monotonic() - UNREGISTERED_S
+        for handle in list(takewhile(lambda handle: self._pending[handle].used_s < old, self._pending)):
+            del self._pending[handle]
         return {listed.id: handle for handle, listed in self._pending.items()}
+
+    def forget_pending(self, handles: Iterable[int]) -> None:
+        """No commit may register these packs any more."""
+        for handle in handles:
+            self._pending.pop(handle, None)
 
     def _covering(self, pack: int, place: int, count: int) -> PackList:
         listed = self.loaded(pack)
@@ -174,7 +185,8 @@ class PackLists:
         """A pack has become durable."""
         found = _Found(pack.id, pack.fkey, footer, blocks)
         serials = await self._db.write(lambda conn: self._store(conn, [found], file_starts))
-        self._pending[pack.handle] = Listed(serials[0], pack.key, pack.id, blocks)
+        self._pending[pack.handle] = Listed(serials[0], pack.key, pack.id, blocks, self._env.clock.monotonic())
+        self.pending_ids()
 
     def registered(self, numbers: Mapping[int, int]) -> None:
         """Packs have got their numbers; their lists may now leave the memory."""

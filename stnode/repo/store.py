@@ -140,7 +140,7 @@ class Store:
             alone=single_node,
         )
         self.heartbeats = Heartbeats(objects, env, self._journal.upload_time_us)
-        self._upkeep = Upkeep(objects, db, env, node, self._journal.upload_time_us)
+        self._upkeep = Upkeep(objects, db, env, node, self._journal.upload_time_us, self.heartbeats)
         self.damage = Damage(objects, db, env, self._journal, self.packer, self.packlists, self.reader.forget, self._check_store)
         self.reader.suspect = self.packlists.suspect = self.damage.suspect
         self._journal.subscribe(self._applied)

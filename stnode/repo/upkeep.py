@@ -1,7 +1,7 @@
 """Checkpoints and truncation by themselves: when they are due, by whom, and what is done about errors (design 4, 5; R20).
 
-The node whose own commit makes a checkpoint due writes it; the others give it ten minutes, then compare their state with its
-manifest, or write one themselves. Several at once cost objects, never correctness.
+One of the nodes whose heartbeats are fresh is elected to write a checkpoint that is due; the next in order steps in after ten minutes, and so
+on. The others compare their state with its manifest then. Several at once cost objects, never correctness.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from stnode.db import Database
 from stnode.errors import Conflict, Corrupt, Internal, NotFound, Refused, StnodeError, Unavailable
 from stnode.objectstore.base import ObjectStore
 from stnode.repo import checkpoint
+from stnode.repo.election import order
+from stnode.repo.heartbeat import Heartbeats
 from stnode.repo.records import Applied
 from stnode.repo.restore import manifest_numbers
 from stnode.telemetry import get_logger
 
 PATIENCE_S: Final = 600.0
-"""How long another node may take to write a checkpoint that its commit made due."""
+"""How long a node may take to write a checkpoint before the next one does."""
 RETRY_S: Final = 60.0
 TRUNCATE_EVERY_S: Final = 6 * 3600.0
 
@@ -31,7 +33,9 @@ class Upkeep:
     """One task. `trouble` is why checkpoints cannot be written or differ from this node's state, or the bug that ended the task; None when
     all is well."""
 
-    def __init__(self, objects: ObjectStore, db: Database, env: Env, node: bytes, store_time_us: Callable[[], int]) -> None:
+    def __init__(
+        self, objects: ObjectStore, db: Database, env: Env, node: bytes, store_time_us: Callable[[], int], heartbeats: Heartbeats
+    ) -> None:
         self.trouble: StnodeError | None = None
         self.written = 0
         self._objects = objects
@@ -39,8 +43,8 @@ class Upkeep:
         self._env = env
         self._node = node
         self._store_time_us = store_time_us
+        self._heartbeats = heartbeats
         self._wake = asyncio.Event()
-        self._own = False
         self._writing = asyncio.Lock()
         self._truncate_s = env.clock.monotonic() + env.random.uniform(0, TRUNCATE_EVERY_S)
         self._tasks = Tasks(env, self._crashed)
@@ -55,7 +59,6 @@ class Upkeep:
 
     def applied(self, applied: Applied) -> None:
         """Hears of every commit."""
-        self._own = self._own or applied.own
         self._wake.set()
 
     async def write_full(self) -> None:
@@ -78,10 +81,9 @@ class Upkeep:
             except TimeoutError:
                 pass
             self._wake.clear()
-            own, self._own = self._own, False
             try:
                 if await self._db.run(checkpoint.due):
-                    await self._checkpoint(own=own)
+                    await self._checkpoint()
                 if self._env.clock.monotonic() >= self._truncate_s:
                     await checkpoint.truncate(self._objects, self._db, self._env, self._store_time_us())
                     self._truncate_s = self._env.clock.monotonic() + TRUNCATE_EVERY_S
@@ -93,15 +95,20 @@ class Upkeep:
                 await self._env.clock.sleep(wait_s)
                 self._wake.set()
 
-    async def _checkpoint(self, *, own: bool) -> None:
-        if not own:
-            await self._env.clock.sleep(PATIENCE_S)
+    async def _checkpoint(self) -> None:
+        await self._env.clock.sleep(PATIENCE_S * await self._turn())
         for newest in (await manifest_numbers(self._objects))[:1]:
             if await checkpoint.compare(self._objects, self._db, newest) and not await self._db.run(checkpoint.due):
                 return
         async with self._writing:
             manifest = await checkpoint.write_manifest(self._objects, self._db, self._env, self._node, self._store_time_us())
             self.written += manifest is not None
+
+    async def _turn(self) -> int:
+        """How many nodes are to write it before this one, as far as is known."""
+        await self._heartbeats.refresh()
+        nodes = {heartbeat.node for heartbeat in self._heartbeats.fresh()} | {self._node}
+        return order(b"checkpoint", dict.fromkeys(nodes, 1.0)).index(self._node)
 
     def _failed(self, exc: StnodeError, wait_s: float) -> float:
         if not isinstance(exc, (Unavailable, Conflict)) and self.trouble is None:

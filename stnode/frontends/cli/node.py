@@ -222,6 +222,8 @@ def _folder(folder: FolderStatus) -> tuple[str, ...]:
         needed.append(f"{count_text(folder.need_files, 'file', 'files')}, {size_text(folder.need_bytes)}")
     if folder.need_deletes:
         needed.append(count_text(folder.need_deletes, "deletion", "deletions"))
+    if needed and folder.left_to_siblings:
+        needed.append(f"{folder.left_to_siblings:,} of it left to other nodes")
     shown = f"{folder.label} ({folder.id})" if folder.label else folder.id
     return (printable(shown), folder.type, folder.state, f"{folder.files:,}", size_text(folder.bytes), ", ".join(needed) or "-")
 

@@ -18,6 +18,7 @@ from stnode.objectstore.base import Buffer, IfMatch, Key, Mode, PutResult
 from stnode.objectstore.memory import MemoryStore
 from stnode.repo import checkpoint, codec_run, state
 from stnode.repo.codec import Body, Manifest, Stub, decode_slot, encode_manifest
+from stnode.repo.heartbeat import Heartbeats
 from stnode.repo.layout import manifest_key, run_key, slot_key
 from stnode.repo.records import Applied
 from stnode.repo.restore import load_manifest, restore
@@ -323,7 +324,8 @@ async def test_a_bug_that_ends_checkpoints_is_noted(node: Node, monkeypatch: pyt
         raise Internal("two and two are five")
 
     monkeypatch.setattr(checkpoint, "due", due)
-    upkeep = Upkeep(node.objects, node.db, node.env, NODE, lambda: node.writer.clock.now_us)
+    heartbeats = Heartbeats(node.objects, node.env, lambda: node.writer.clock.now_us)
+    upkeep = Upkeep(node.objects, node.db, node.env, NODE, lambda: node.writer.clock.now_us, heartbeats)
     upkeep.start()
     upkeep.applied(Applied(1, own=True))
     async with asyncio.timeout(10):
