@@ -46,6 +46,8 @@ LOOK_S: Final = 5.0
 LONGEST_LOOK_S: Final = 15.0
 _LISTED_S: Final = 300.0
 _RENEWED_S: Final = 60.0
+_NEWS_S: Final = 600.0
+"""So long after a device has connected siblings are likely to have come to it too; what they say is waited for."""
 _FIRST_READ_S: Final = 2.0
 _SPLIT_S: Final = 30.0
 _DEFAULT_RATE: Final = 4e6
@@ -98,7 +100,7 @@ class Sharing:
         self._siblings: dict[bytes, _Sibling] = {}
         self._left = Left()
         self._split: Split | None = None
-        self._made = float("-inf")
+        self._made = self._device_up = float("-inf")
         self._began = self._ended = float("-inf")
         self._idle_since: float | None = None
         self._interval = LOOK_S
@@ -110,6 +112,7 @@ class Sharing:
     def about_to_pull(self) -> None:
         """A device has connected: what siblings say is read in the background, if that was not done within minutes."""
         self._made = float("-inf")
+        self._device_up = self._env.clock.monotonic()
         self._soon(self._heartbeats.refresh(_LISTED_S))
 
     def device_lost(self) -> None:
@@ -189,9 +192,11 @@ class Sharing:
         able = self._others(settings)
         if not able:
             self._split = None
-            if any(heartbeat.node != self._me for heartbeat in self._heartbeats.fresh()):
+            if all(heartbeat.node == self._me for heartbeat in self._heartbeats.fresh()):
+                return None
+            if self._env.clock.monotonic() - self._device_up > _NEWS_S:
                 self._soon(self._heartbeats.renew(_RENEWED_S))
-            return None
+                return None
         await self._read(self._heartbeats.renew(_RENEWED_S))
         now = self._env.clock.monotonic()
         if self._split is None or now - self._made >= _SPLIT_S:
