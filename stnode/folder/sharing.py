@@ -47,7 +47,8 @@ LONGEST_LOOK_S: Final = 15.0
 _LISTED_S: Final = 300.0
 _RENEWED_S: Final = 60.0
 _NEWS_S: Final = 600.0
-"""So long after a device has connected siblings are likely to have come to it too; what they say is waited for."""
+"""So long after a device has connected siblings are likely to have come to it too: what they say is waited for, and read more often."""
+_RENEWED_EARLY_S: Final = 10.0
 _FIRST_READ_S: Final = 2.0
 _SPLIT_S: Final = 30.0
 _DEFAULT_RATE: Final = 4e6
@@ -194,16 +195,19 @@ class Sharing:
             self._split = None
             if all(heartbeat.node == self._me for heartbeat in self._heartbeats.fresh()):
                 return None
-            if self._env.clock.monotonic() - self._device_up > _NEWS_S:
+            if not self._early():
                 self._soon(self._heartbeats.renew(_RENEWED_S))
                 return None
-        await self._read(self._heartbeats.renew(_RENEWED_S))
+        await self._read(self._heartbeats.renew(_RENEWED_EARLY_S if self._early() else _RENEWED_S))
         now = self._env.clock.monotonic()
         if self._split is None or now - self._made >= _SPLIT_S:
             able = self._others(settings)
             self._split = await db.run(partial(self._make, able=able, settings=settings, peers=peers)) if able else None
             self._made = now
         return self._split
+
+    def _early(self) -> bool:
+        return self._env.clock.monotonic() - self._device_up < _NEWS_S
 
     def _make(self, conn: Connection, able: Iterable[Heartbeat], settings: FolderSettings, peers: Collection[int]) -> Split:
         """In the database's thread."""
