@@ -39,13 +39,14 @@ ROUGH = FaultPlan(
 DARK = FaultPlan(unreachable=1.0)
 
 
-def lived(seed: int, *, steps: int = 8) -> World:
-    """The world of a seed after its life. Raises the first violation; the end of the trace is printed then."""
+def lived(seed: int, *, steps: int = 8, quiet: bool = False) -> World:
+    """The world of a seed after its life. Raises the first violation; unless `quiet`, the end of the trace is printed then."""
     world = World(seed)
     try:
         run(world.run(live(world, nodes=2 + seed % 2, steps=steps, roll_back=seed % 5 == 0)))
     except BaseException:
-        print(f"seed {seed}", *world.trace[-80:], sep="\n")
+        if not quiet:
+            print(f"seed {seed}", *world.trace[-80:], sep="\n")
         raise
     finally:
         world.close()

@@ -33,6 +33,7 @@ INVARIANTS: Final = (
     "state",  # 2: every node computes the same
     "void",  # 2: what a committer judges is never void
     "resolvable",  # 3: whatever is referred to has a live location
+    "horizon",  # 4: what lies below the orphan horizon is never registered any more: anybody may delete it
     "deletion",  # 4: nothing goes uncondemned or before its grace is over
     "truncation",  # 4: slots become stubs, never nothing, and only where a manifest stands for them
     "acknowledged",  # 5: what was acknowledged is never lost
@@ -127,7 +128,7 @@ class Truth:
         if isinstance(slot, Stub) or number != at.number + 1 or slot.number != number or slot.prev != at.slot_sha:
             self._violate("chain", f"slot {number} is created on commit {at.number}, or with a foreign predecessor")
             return
-        body = self._body(slot)
+        body, horizon_us = self._body(slot), at.horizon_us
         applied = state.apply(self.conn, slot, slot_sha(data), body)
         self._modified[slot.number] = self._bucket.objects[key].modified_ns
         self.hashes.setdefault(slot.number, set()).add(state.state_hash(self.conn))
@@ -136,6 +137,9 @@ class Truth:
             if body.horizon_us:
                 self._horizons.append((body.horizon_us, self._modified[slot.number]))
             written = list(self._written(slot, body))
+            for pack in body.packs_added:
+                if layout.minted_us(pack.id) < horizon_us:
+                    self._violate("horizon", f"commit {slot.number} registers pack {pack.id}, which was minted below the orphan horizon")
             self._number(slot, written)
             self.check_references()
             for hear in self.on_commit:
