@@ -64,7 +64,9 @@ class Announcer:
 
     async def _fill(self, after: int) -> None:
         def read(conn: Connection) -> list[Record]:
-            return state.records_since(conn, self._fid, after, _READ)
+            # While the state is rebuilt its records come in another order than their numbers': nothing is said before it is whole, which
+            # is told as a commit is.
+            return state.records_since(conn, self._fid, after, _READ) if state.head(conn).complete else []
 
         records = await self._db.run(read)
         if not records:

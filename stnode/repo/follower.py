@@ -112,6 +112,8 @@ class Follower:
         self._restore = restore
         self._check_store = check_store
         self._on_applied = on_applied
+        self._torn: tuple[str, bool] | None = None
+        """Why a rebuild was begun that has not ended: what is in SQLite may be half a state until one does."""
         self._etag = ""
         self._date_us = 0
         self._date_seen_s = 0.0
@@ -197,15 +199,18 @@ class Follower:
         )
 
     async def _rebuild(self, why: str, *, foreign: bool) -> None:
+        foreign = foreign or (self._torn is not None and self._torn[1])
         if foreign:
             self.note_date(await self._check_store())
             # Noted before anything is dropped: a crash in between must not forget that peers hold numbers of a lost history.
             await self._db.write(lambda conn: conn.execute("INSERT OR IGNORE INTO journal_notes VALUES (?)", (_DUE,)))
             self.history_since_us = self.store_time_us()
+        self._torn = (why, foreign)
         tell = log.warning if foreign else log.info
         tell("the state is restored from the store", why=why, head=self.head.number)
         await self._restore()
         await self._load()
+        self._torn = None
         self.epoch += 1
         self.histories += foreign
         self._confirm()
@@ -220,6 +225,9 @@ class Follower:
 
     async def catch_up(self) -> int:
         """Applies all commits up to the first absent slot; how many. The state may be rebuilt on the way (`epoch`)."""
+        if self._torn is not None:
+            why, foreign = self._torn
+            await self._rebuild(why, foreign=foreign)
         ahead, applied = 1, 0
         while True:
             commits, end = await self._read(self.head.number + 1, ahead)

@@ -242,7 +242,7 @@ class _Life:
         found: dict[bytes, tuple[bytes, Any]] = {}
         for record in [*self._node.names().values(), *self._node.old_versions()]:
             blocks = content_hash(record.info)
-            if record.extents and blocks in self._world.contents and record.name not in ACCOUNTS:
+            if record.extents and blocks in self._world.contents and record.name not in (*ACCOUNTS, *WRITTEN):
                 found[blocks] = (self._world.contents[blocks], record.extents)
         if not found:
             return await self._pulled(name, version)

@@ -7,6 +7,7 @@ be survived by every other node. It goes through its node's store, so it meets t
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from random import Random
 from sqlite3 import Connection
 
@@ -22,10 +23,10 @@ ORPHAN_AGE_US = DAY_S * 1_000_000
 GRACE_NS = DAY_S * 10**9
 
 
-def live_blocks(conn: Connection) -> dict[int, set[int]]:
+def live_blocks(conn: Connection, tables: Sequence[str] = ("records", "history", "partials")) -> dict[int, set[int]]:
     """Per pack the places that records, history and partial files resolve to."""
     found: dict[int, set[int]] = defaultdict(set)
-    for table in ("records", "history", "partials"):
+    for table in tables:
         for (extents,) in conn.execute(f"SELECT extents FROM {table} WHERE extents <> x''"):
             for pack, place, count in decode_extents(extents):
                 for now, at, length in state.resolve(conn, pack, place, count):
@@ -42,22 +43,29 @@ class Collector:
 
     async def step(self, random: Random) -> None:
         """Does one thing. What the store or the state refuse is given up."""
-        step = random.choice((self.condemn, self.repack, self.repack, self.raise_horizon, self.drop_history, self.sweep, self.sweep))
+        step = random.choice(
+            (self.condemn, self.condemn, self.repack, self.repack, self.raise_horizon, self.drop_history, self.sweep, self.sweep)
+        )
         try:
             await step(random)
         except StnodeError as exc:
             self._node.world.note(f"n{self._node.number} collector: {exc.kind} {exc.message}")
 
     async def condemn(self, _random: Random) -> None:
-        """Condemns every pack without a live block."""
+        """Ends all history and condemns every pack without a live block, in one commit."""
 
-        def make(conn: Connection, _packs: PackTable) -> Body:
-            live = live_blocks(conn)
+        def make(conn: Connection, packs: PackTable) -> Body:
+            live = _with_named(live_blocks(conn, ("records", "partials")), conn, packs)
             rows = conn.execute("SELECT number FROM packs WHERE condemned = 0 ORDER BY number").fetchall()
             dead = tuple(number for (number,) in rows if not live[number])
             if not dead:
                 raise Conflict("nothing is dead")
-            return Body(packs_condemned=dead)
+            before_us = state.head(conn).store_time_us + 1
+            self._node.world.history_ends(before_us)
+            return Body(
+                sections=tuple(Section(folder.fkey, history_dropped_before_us=before_us) for folder in state.folders(conn)),
+                packs_condemned=dead,
+            )
 
         await self._node.store.submit_entries(make)
 
@@ -76,7 +84,7 @@ class Collector:
         moved = {address: at for at, address in enumerate(order)}
 
         def make(conn: Connection, packs: PackTable) -> Body:
-            now = live_blocks(conn)
+            now = _with_named(live_blocks(conn), conn, packs)
             [(target, _, _)] = packs.place(((handle, 0, 1),)) if packs.usable(((handle, 0, 1),)) else [(0, 0, 0)]
             wanted = [(pack, place) for pack in chosen for place in sorted(now[pack])]
             gone = conn.execute(f"SELECT 1 FROM packs WHERE condemned > 0 AND number IN ({','.join(map(str, chosen))})").fetchone()
@@ -151,3 +159,14 @@ class Collector:
         except NotFound:
             return 0
         return (meta.date_ns or 0) - meta.modified_ns
+
+
+def _with_named(live: dict[int, set[int]], conn: Connection, packs: PackTable) -> dict[int, set[int]]:
+    """What the records of the same commit name is live, too."""
+    named = getattr(packs, "named", None)
+    if named is None:
+        raise Conflict("this committer does not tell")
+    for pack, place, count in named:
+        for now, at, length in state.resolve(conn, pack, place, count):
+            live[now].update(range(at, at + length))
+    return live

@@ -98,8 +98,8 @@ MUTANTS = (
             (
                 committer.Committer,
                 "_create",
-                "except Exists:\n                pass",
-                'except Exists:\n                return _Result.LOST, ""',
+                "except Exists:\n            pass",
+                'except Exists:\n            return _Result.LOST, ""',
             ),
         ),
         "once",
@@ -165,7 +165,10 @@ MUTANTS = (
     Mutant(
         "head-not-confirmed",
         "a head that nobody has seen for a minute is built on",
-        ((follower.Follower, "silent", "return clock.monotonic()", "return False and clock.monotonic()"),),
+        (
+            (follower.Follower, "silent", "clock.monotonic() - self._confirmed_s > SILENCE_S", "False"),
+            (follower.Follower, "silent", "abs(clock.now_ns() - self._confirmed_ns) > SILENCE_S * 10**9", "False"),
+        ),
         "chain",
         "is created on commit",
     ),
@@ -260,11 +263,26 @@ MUTANTS = (
         "add up to",
     ),
     Mutant(
-        "delta-too-young",
-        "a checkpoint's delta leaves out what changed in its first commit",
-        ((checkpoint, "_since", "return previous.number if", "return previous.number + 1 if"),),
+        "state-depends-on-the-writer",
+        "a node takes another time for its own commits than for others'",
+        (
+            (
+                follower.Follower,
+                "_apply",
+                "state.apply(conn, commit.slot,",
+                "state.apply(conn, commit.slot if own else replace(commit.slot, store_time_us=commit.slot.store_time_us + 1),",
+            ),
+            (follower.Follower, "_apply", "def write(", "from dataclasses import replace\n\n    def write("),
+        ),
         "state",
-        "than what a restore gives",
-        seeds=500,
+        "has another state",
+    ),
+    Mutant(
+        "half-a-restore",
+        "a restore that broke off is gone on from as if it had not been begun",
+        ((follower.Follower, "catch_up", "if self._torn is not None:", "if False:"),),
+        "state",
+        "",
+        seeds=600,
     ),
 )
