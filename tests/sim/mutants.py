@@ -93,15 +93,8 @@ MUTANTS = (
     ),
     Mutant(
         "retry-taken-for-loss",
-        "412 after a lost answer is taken for somebody else's win, without reading the write id",
-        (
-            (
-                committer.Committer,
-                "_create",
-                "except Exists:\n            pass",
-                'except Exists:\n            return _Result.LOST, ""',
-            ),
-        ),
+        "the own slot, found after an answer that was lost, is taken for somebody else's",
+        ((committer.Committer, "_look", "return _Result.WON, blob.meta.etag", 'return _Result.LOST, ""'),),
         "once",
         "was written twice",
     ),
@@ -276,13 +269,5 @@ MUTANTS = (
         ),
         "state",
         "has another state",
-    ),
-    Mutant(
-        "half-a-restore",
-        "a restore that broke off is gone on from as if it had not been begun",
-        ((follower.Follower, "catch_up", "if self._torn is not None:", "if False:"),),
-        "state",
-        "",
-        seeds=600,
     ),
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stnode.errors import Conflict, Corrupt, Refused, StnodeError
+from stnode.errors import Conflict, Corrupt, Refused, StnodeError, Unavailable
 from stnode.objectstore.base import Capabilities, Key, Mode
 from stnode.objectstore.faulty import FaultPlan
 from stnode.protocol import fileinfo
@@ -130,6 +130,31 @@ async def r1_restorer(world: World) -> None:
     await starting
     assert done
     assert c.names().keys() == a.names().keys()
+    await world.check()
+
+
+async def r1_broken_off(world: World) -> None:
+    """A restore under a running node breaks off because the store does not answer: it is begun again, nothing is built on half a state."""
+    a, b = await world.two()
+    wake = b.suspend()
+    await fill(a, 4)
+    await cut(world, a)
+    await fill(a, 2, "y")
+    manifests = 0
+
+    async def go_dark(_operation: str, key: str) -> None:
+        nonlocal manifests
+        manifests += key.startswith("checkpoint/")
+        b.faulty.plan = FaultPlan(unreachable=1.0) if manifests == 1 and key.startswith("journal/") else QUIET
+
+    wake.set()
+    b.gate.before = go_dark
+    with pytest.raises(Unavailable):
+        await b.store.follow_to_head()
+    assert not b.names().keys() >= a.names().keys()
+    b.gate.before, b.faulty.plan = None, QUIET
+    await until(lambda: b.names().keys() == a.names().keys())
+    await b.put(await b.file("z", "z", ((2, 1),)))
     await world.check()
 
 
@@ -842,6 +867,7 @@ async def losing_version_kept(world: World) -> None:
 test_r1_a_sleeping_follower = simulated(r1_follower)
 test_r1_a_create_under_way = simulated(r1_committer)
 test_r1_a_restore_under_way = simulated(r1_restorer)
+test_r1_a_restore_that_breaks_off = simulated(r1_broken_off)
 test_r2_a_repack_is_computed_anew = simulated(r2_recomputed)
 test_r2_a_record_into_a_condemned_pack = simulated(r2_writer)
 test_r2_a_wrong_condemnation_is_void = simulated(r2_void)

@@ -41,6 +41,7 @@ INVARIANTS: Final = (
     "numbers",  # 7: a sequence number never means two things
     "invented",  # 7: no deletion of what nobody deleted
     "once",  # a change is committed at most once
+    "stuck",  # a node whose store answers goes on
     "sum",  # transfers conserve the sum of all accounts
 )
 

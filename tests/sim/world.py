@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from stnode.clock import Env, InlineThreads, SeededRandomness
 from stnode.db import Database
-from stnode.errors import Unavailable
+from stnode.errors import StnodeError, Unavailable
 from stnode.objectstore.base import Blob, Buffer, IfMatch, Key, Meta, Mode, PutResult
 from stnode.objectstore.faulty import FaultPlan, Faulty
 from stnode.objectstore.memory import StoredObject
@@ -33,6 +33,7 @@ from stnode.repo.packlist import read_list
 from stnode.repo.records import UNCONDITIONAL, Applied, Condition, Draft, DraftSet, Outcome, Record, SetKind, Status
 from stnode.repo.restore import restore
 from stnode.repo.store import SettingsChange, Store, new_folder
+from tests.sim.loop import Deadlock
 from tests.sim.witness import DAY_S, SimBucket, Truth, Violation, Watch
 
 START_NS = 1_763_700_000 * 10**9
@@ -335,6 +336,8 @@ class World:
         [result] = await asyncio.gather(task, return_exceptions=True)
         if self.violations:
             raise self.violations[0] from (result if isinstance(result, Exception) else None)
+        if isinstance(result, (StnodeError, TimeoutError, Deadlock)):
+            raise Violation("stuck", repr(result)) from result
         if isinstance(result, BaseException):
             raise result
 
