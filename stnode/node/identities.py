@@ -17,6 +17,7 @@ from stnode.net import identity
 from stnode.net.identity import Identity
 from stnode.objectstore.base import Exists, Key, Mode, ObjectStore
 from stnode.repo import layout
+from stnode.repo.slots import arranged
 
 _FORMAT = 1
 _API_KEY_BYTES = 24
@@ -51,6 +52,7 @@ async def draft(home: Path, config: Config, env: Env) -> Identity:
 
 async def keep(objects: ObjectStore, name: str, new: Identity) -> Identity:
     """Keeps a new identity in the store; of several that are made at once, all get the first."""
+    objects = await arranged(objects)
     key = layout.identity_key(name)
     document = {"format": _FORMAT, "name": name, "certificate": new.certificate_pem().decode(), "key": new.key_pem().decode()}
     data = json.dumps(document).encode()

@@ -1,6 +1,6 @@
 """Key slots of an encrypted store: `keys/<slot id>`, each the master key sealed by one passphrase (docs/format.md, Encryption at rest).
 
-A slot is written once, create-if-absent, and never changed: adding a passphrase writes one, removing it deletes one, and no data is written
+A slot is written once under a random id and never changed: adding a passphrase writes one, removing it deletes one, and no data is written
 anew. The slots of one store share their salt, so that a start derives one key and tries it on all. Whoever kept a copy of a slot and
 knows its passphrase still has the master key: removing a slot takes no secret back.
 """
@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from stnode.clock import Env
-from stnode.errors import Corrupt, Invalid, NotFound, Refused, UnknownOutcome
+from stnode.errors import Corrupt, Invalid, NotFound, Refused
 from stnode.objectstore import sealing
-from stnode.objectstore.base import Exists, Key, Mode, ObjectStore
+from stnode.objectstore.base import Key, ObjectStore
 from stnode.objectstore.sealing import StoreKeys
 from stnode.repo import layout
 from stnode.telemetry import get_logger
@@ -126,7 +126,8 @@ class KeySlots:
                 return Unlocked(master, StoreKeys(master), slot)
         if not slots:
             raise Corrupt(
-                "the store is encrypted and has no key slot", hint="bring the objects below keys/ back from a backup of the bucket"
+                "the store is encrypted and has no key slot that can be read",
+                hint="bring the objects below keys/ back from a backup of the bucket",
             )
         which = "the only key slot" if len(slots) == 1 else f"none of the {len(slots)} key slots"
         raise Refused(
@@ -167,7 +168,7 @@ class KeySlots:
         """Two commands may remove each other's slot at once: each makes sure that its own is there afterwards."""
         await self._objects.delete(layout.key_slot_key(slot_id))
         if unlocked.slot.id not in {slot.id for slot in await self.list()}:
-            await self._create(layout.key_slot_key(unlocked.slot.id), encode(unlocked.slot))
+            await self._objects.put(layout.key_slot_key(unlocked.slot.id), [encode(unlocked.slot)])
 
     async def _names(self) -> set[Key]:
         return {meta.key async for meta in self._objects.list(layout.KEY_SLOTS)}
@@ -180,18 +181,8 @@ class KeySlots:
         slot = Slot(slot_id, self._store_id, created_us, kdf, sealed_label, random.bytes(sealing.NONCE_BYTES), b"")
         key = await self._derive(passphrase, kdf)
         slot = replace(slot, wrapped=sealing.wrap_master(key, slot.nonce, master, _bound(slot)))
-        await self._create(layout.key_slot_key(slot_id), encode(slot))
+        await self._objects.put(layout.key_slot_key(slot_id), [encode(slot)])
         return slot
-
-    async def _create(self, key: Key, data: bytes) -> None:
-        while True:
-            try:
-                await self._objects.put(key, [data], Mode.CREATE)
-            except UnknownOutcome:
-                continue
-            except Exists:
-                return  # an earlier try of ours: the id is random
-            return
 
     async def _derive(self, passphrase: str, kdf: Kdf) -> bytes:
         cost = kdf.cost
