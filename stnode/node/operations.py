@@ -44,7 +44,7 @@ from stnode.repo.store import SettingsChange as Commit
 
 _TYPES: dict[FileType, EntryType] = {FileType.FILE: "file", FileType.DIRECTORY: "directory", FileType.SYMLINK: "symlink"}
 _INCLUDED_BYTES = 1 << 20
-_KINDS = ("packs", "journal", "bodies", "checkpoint", "runs", "nodes")
+_KINDS = ("packs", "journal", "bodies", "checkpoint", "runs", "nodes", "identities", "keys")
 
 
 class NodeService:
