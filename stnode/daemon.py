@@ -24,7 +24,7 @@ from stnode.frontends.cli.app import App, pass_app
 from stnode.frontends.cli.main import run_cli
 from stnode.frontends.cli.settings import change_line, wishes
 from stnode.memory import keep_freed_memory
-from stnode.node.connect import check_store, connect
+from stnode.node.connect import check_store, connect, repair_store
 from stnode.node.home import Holder, Home, HomeLock, default_home, lock_or_daemon
 from stnode.node.service import Service
 from stnode.telemetry import configure_logging, get_logger
@@ -42,7 +42,7 @@ _MANY_FILES = 65536
 
 def main() -> None:
     """The `stnode` command."""
-    app = App(connect, check_store, system_env, os.environ, Home(default_home(os.environ)))
+    app = App(connect, check_store, repair_store, system_env, os.environ, Home(default_home(os.environ)))
     sys.exit(run_cli(app, sys.argv[1:], [run]))
 
 

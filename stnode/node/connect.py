@@ -5,13 +5,13 @@ These imports take most of a second, so they are made where they are needed: a c
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from stnode import config
 from stnode.clock import Env
 from stnode.node.home import Holder, Home, lock_or_daemon
-from stnode.node.service import CheckStep, Service
+from stnode.node.service import CheckStep, RepairPlan, RepairReport, RepairWish, Service
 
 
 @asynccontextmanager
@@ -66,6 +66,23 @@ async def check_store(
                 yield step
         finally:
             await objects.close()
+    finally:
+        found.release()
+
+
+async def repair_store(
+    home: Home, env: Env, environ: Mapping[str, str], wish: RepairWish, confirm: Callable[[RepairPlan], bool]
+) -> RepairReport:
+    """Repairs the journal of the store of `home`: a daemon that runs here writes a checkpoint of its state; else all that `bucket repair` can."""
+    home.require(environ)
+    found = await lock_or_daemon(home, env, "command")
+    if isinstance(found, Holder):
+        async with _remote(found) as remote:
+            return await remote.bucket_repair()
+    try:
+        from stnode.node import repairing
+
+        return await repairing.repair_store(home.path, config.load(home.config, environ), env, wish, confirm)
     finally:
         found.release()
 

@@ -23,7 +23,7 @@ _JOURNAL = ("journal/", "checkpoint/", "runs/", "bodies/")
 
 RUN = "the node has to run, with devices connected that have these files: `stnode run`, then `stnode bucket check --repair`"
 CONNECT = "connect a device that has these files, or bring the packs back; both are noticed by a running node"
-JOURNAL = "docs/operations.md, When something is broken, says what can be done about the journal"
+JOURNAL = "`stnode bucket repair` says what can be done about the journal"
 
 
 async def mend(node: Node, found: CheckReport, check: Callable[[], AsyncIterator[CheckStep]]) -> AsyncIterator[CheckStep]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, cast
 
-from stnode.errors import Conflict, Invalid, NotFound
+from stnode.errors import Conflict, Corrupt, Invalid, NotFound
 from stnode.folder import ignore, view
 from stnode.folder.treewriter import Chunks
 from stnode.folder.view import FolderView
@@ -32,6 +32,8 @@ from stnode.node.service import (
     KindStats,
     Listing,
     NewFile,
+    RepairPlan,
+    RepairReport,
     SettingsChange,
 )
 from stnode.node.settings import Settings
@@ -271,6 +273,15 @@ class NodeService:
         async with aclosing(cast("Any", mend(node, found, again))) as steps:
             async for step in steps:
                 yield step
+
+    async def bucket_repair(self) -> RepairReport:
+        try:
+            await self._node.store.follow_to_head()
+        except Corrupt as exc:
+            raise Corrupt(exc.message, hint="stop this daemon (`stnode shutdown`), then run `stnode bucket repair` again") from exc
+        commit = await self._node.store.write_checkpoint()
+        plan = RepairPlan("", ("write this node's whole state as a new checkpoint",))
+        return RepairReport(plan, done=True, commit=commit, advice=("run `stnode bucket check`",))
 
     async def bucket_stats(self) -> BucketStats:
         node = self._node

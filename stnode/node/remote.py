@@ -20,6 +20,7 @@ from stnode.node.service import (
     FolderSettings,
     Listing,
     NewFile,
+    RepairReport,
     SettingsChange,
 )
 from stnode.node.status import NodeStatus
@@ -152,6 +153,9 @@ class RemoteService:
                     if "error" in data:
                         raise wire.error_from_json(data["error"])
                     yield wire.from_json(CheckStep, data["step"])
+
+    async def bucket_repair(self) -> RepairReport:
+        return await self._call("bucket_repair", RepairReport)
 
     async def bucket_stats(self) -> BucketStats:
         return await self._call("bucket_stats", BucketStats)

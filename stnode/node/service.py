@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from stnode.node.status import NodeStatus
 from stnode.repo.checkreport import CheckProblem, CheckReport, CheckStep
+from stnode.repo.repairreport import RepairPlan, RepairReport
 
 __all__ = [
     "MANY_BYTES",
@@ -33,6 +34,9 @@ __all__ = [
     "KindStats",
     "Listing",
     "NewFile",
+    "RepairPlan",
+    "RepairReport",
+    "RepairWish",
     "Service",
     "SettingsChange",
 ]
@@ -161,6 +165,17 @@ class BucketStats:
     requests: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class RepairWish:
+    """What the user asks of `bucket repair`: `void` names the commit that may be stepped over, `rebuild` allows a journal made of packs alone;
+    `devices` and `folders` are the configuration's."""
+
+    void: int | None = None
+    rebuild: bool = False
+    devices: tuple[DeviceSettings, ...] = ()
+    folders: tuple[FolderSettings, ...] = ()
+
+
 class Service(Protocol):
     """All of a node that a user can ask for. Methods raise `stnode.errors` only; changes have happened durably when they return."""
 
@@ -225,6 +240,10 @@ class Service(Protocol):
     def bucket_check(self, read_data: bool = False, share: float = 1.0, repair: bool = False) -> AsyncIterator[CheckStep]:
         """Checks everything stored against everything else; `read_data` also reads packs, this share of them, another one each day, and hashes
         every block. `repair` deals with what was found, as far as this node and the devices that it is connected to can."""
+
+    async def bucket_repair(self) -> RepairReport:
+        """On a node that follows the journal: writes its whole state as a new checkpoint, which steps over what is damaged below it. Raises
+        what following finds wrong: a journal that nobody can follow is repaired without a daemon."""
 
     async def bucket_stats(self) -> BucketStats: ...
 

@@ -202,6 +202,7 @@ class Follower:
         foreign = foreign or (self._torn is not None and self._torn[1])
         if foreign:
             self.note_date(await self._check_store())
+            await self._check_journal()
             # Noted before anything is dropped: a crash in between must not forget that peers hold numbers of a lost history.
             await self._db.write(lambda conn: conn.execute("INSERT OR IGNORE INTO journal_notes VALUES (?)", (_DUE,)))
             self.history_since_us = self.store_time_us()
@@ -215,6 +216,16 @@ class Follower:
         self.histories += foreign
         self._confirm()
         self._on_applied(Applied(self.head.number, restored=True, settings_changed=True))
+
+    async def _check_journal(self) -> None:
+        """Raises Corrupt when the store has no journal any more: then this node's state may be the last there is, and must not be dropped."""
+        for prefix in (layout.journal_prefix(), layout.checkpoint_prefix()):
+            async for _ in self._objects.list(prefix):
+                return
+        raise Corrupt(
+            f"the journal is gone from the store: no commit and no checkpoint is there, this node knows commit {self.head.number}",
+            hint="put it back from a backup; or stop this node and run `stnode bucket repair`, which writes it again from the node's state",
+        )
 
     async def index_ids_renewed(self) -> None:
         """A commit has given every folder a new index ID."""

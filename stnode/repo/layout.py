@@ -71,6 +71,21 @@ def folder_key(folder_id: str, incarnation: str) -> str:
     return f"{encoded}-{incarnation}"
 
 
+def folder_id(fkey: str) -> str | None:
+    """The folder ID in an `fkey`; None for one that was cut, or that is none."""
+    encoded, _, incarnation = fkey.rpartition("-")
+    if len(incarnation) != INCARNATION_DIGITS or not encoded or "__" in encoded:
+        return None
+    try:
+        raw = b"".join(
+            bytes.fromhex(part[1:]) if part.startswith("_") else part.encode() for part in re.findall(r"_[0-9a-f]{2}|[a-z0-9-]+|.", encoded)
+        )
+        found = raw.decode()
+    except ValueError:
+        return None
+    return found if folder_key(found, incarnation) == fkey else None
+
+
 def journal_prefix(journal: str = MAIN_JOURNAL) -> str:
     return f"journal/{journal}/"
 

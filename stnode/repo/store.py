@@ -116,6 +116,8 @@ class Store:
         self.collection = parameters.DEFAULT
         self.single_node = single_node
         self.objects = objects
+        self.db = db
+        self.env = env
         self.announced: Callable[[Connection, int, FileInfo], bool] = lambda _conn, _fid, _info: False
         self._objects = objects
         self._db = db

@@ -19,6 +19,9 @@ from stnode.node.service import (
     FolderSettings,
     Listing,
     NewFile,
+    RepairPlan,
+    RepairReport,
+    RepairWish,
     SettingsChange,
 )
 from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, PendingDeletions, StoreStatus
@@ -35,6 +38,8 @@ class FakeService:
     devices: dict[str, DeviceSettings] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
+    repair_plan = RepairPlan("commit 5 is damaged", ("go on from commit 4",), 5, void=True, set_aside=3, files=("docs/gone",))
+    repair_wish: RepairWish | None = None
     problems: tuple[CheckProblem, ...] = ()
     fail_read_after: int | None = None
     hold_deletions: bool = False
@@ -269,6 +274,9 @@ class FakeService:
             yield CheckStep("packs", 2, 2, CheckReport(1, 2, 3, 4, 5, repaired=self.problems))
             return
         yield CheckStep("packs", 2, 2, CheckReport(1, 2, 3, 4, 5, 6 if read_data else 0, 0, self.problems))
+
+    async def bucket_repair(self) -> RepairReport:
+        return RepairReport(RepairPlan("", ("write a checkpoint",)), done=True, commit=7)
 
     async def bucket_stats(self) -> BucketStats:
         return BucketStats("file:///fake", "store-id", 7, (), (), {"get": 1})

@@ -41,7 +41,7 @@ _STATUS = {"unavailable": 503, "conflict": 409, "not-found": 404, "invalid": 400
 _READING = frozenset({"id", "status", "device_list", "folder_list", "ls", "stat", "bucket_stats"})
 _CHANGING = frozenset(
     {"device_add", "device_remove", "folder_add", "folder_remove", "folder_set", "folder_override", "folder_revert", "confirm_deletions"}
-    | {"settings_plan", "settings_apply", "symlink", "mkdir", "rm", "mv", "shutdown"}
+    | {"settings_plan", "settings_apply", "symlink", "mkdir", "rm", "mv", "bucket_repair", "shutdown"}
 )
 _MAX_ARGUMENTS = 16 * 2**20
 _STOP_S = 2.0

@@ -13,11 +13,12 @@ import click
 from stnode.clock import Env
 from stnode.errors import StnodeError
 from stnode.node.home import Home
-from stnode.node.service import CheckStep, Service
+from stnode.node.service import CheckStep, RepairPlan, RepairReport, RepairWish, Service
 
 T = TypeVar("T")
 Connect = Callable[[Home, Env, Mapping[str, str]], AbstractAsyncContextManager[Service]]
 CheckStore = Callable[[Home, Env, Mapping[str, str], bool, float, bool], AsyncIterator[CheckStep]]
+RepairStore = Callable[[Home, Env, Mapping[str, str], RepairWish, Callable[[RepairPlan], bool]], Coroutine[Any, Any, RepairReport]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class App:
 
     connect: Connect
     check_store: CheckStore
+    repair_store: RepairStore
     make_env: Callable[[], Env]
     environ: Mapping[str, str]
     home: Home

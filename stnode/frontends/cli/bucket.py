@@ -1,16 +1,20 @@
-"""Commands on the store itself: bucket check, bucket stats; those on its passphrases are in `keys.py`."""
+"""Commands on the store itself: bucket check, bucket repair, bucket stats; those on its passphrases are in `keys.py`."""
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from stnode import config
 from stnode.clock import Clock, Env
-from stnode.errors import Corrupt, Internal
+from stnode.errors import Corrupt, Internal, Refused
 from stnode.frontends.cli.app import App, pass_app, tell_error
 from stnode.frontends.cli.keys import key
 from stnode.frontends.cli.output import Progress, printable, show_json, table
+from stnode.frontends.cli.settings import wishes
 from stnode.node.present import count_text, size_text, span_text
-from stnode.node.service import CheckReport, CheckStep
+from stnode.node.service import CheckReport, CheckStep, RepairPlan, RepairReport, RepairWish
 
 
 class Share(click.ParamType[float]):
@@ -129,6 +133,75 @@ def stats(app: App, as_json: bool) -> None:
             (printable(f.label or f.id), f"{f.files:,}", size_text(f.bytes), f"{f.packs:,}", size_text(f.pack_bytes)) for f in found.folders
         ]
         click.echo("\n" + table([("FOLDER", "FILES", "SIZE", "PACKS", "STORED"), *rows], right=frozenset({1, 2, 3, 4})))
+
+
+@bucket.command()
+@click.option("--void", type=click.IntRange(min=1), metavar="N", help="Step over commit N, which cannot be read, and all that follows it.")
+@click.option("--rebuild", is_flag=True, help="Make a new journal of the packs alone, where nothing of the old one can be used.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@_json
+@pass_app
+def repair(app: App, void: int | None, rebuild: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Repair a journal that is damaged, has gaps, or is gone.
+
+    Without options it says what is wrong and what can be done. Nothing is deleted: what cannot be used is set aside. Run it on a node
+    that has its state directory, if there is one: what such a node has applied is not lost."""
+    plans: list[RepairPlan] = []
+
+    def confirm(plan: RepairPlan) -> bool:
+        plans.append(plan)
+        if not as_json:
+            _show_plan(plan)
+        return not dry_run and (yes or (sys.stdin.isatty() and click.confirm("Do this?", err=True)))
+
+    devices, folders = wishes(config.load(app.home.config, app.environ))
+    wish = RepairWish(void, rebuild, devices, folders)
+    report = app.run_alone(lambda env: app.repair_store(app.home, env, app.environ, wish, confirm))
+    if as_json:
+        show_json(report)
+    else:
+        _show_repair(report)
+    if plans and not report.done and not dry_run:
+        raise Refused("nothing was done", hint="add --yes to do it, or --dry-run to only look")
+
+
+def _show_plan(plan: RepairPlan) -> None:
+    click.echo(printable(f"wrong: {plan.fault}"))
+    for step in plan.steps:
+        click.echo(printable(f"  - {step}"))
+    if plan.set_aside:
+        click.echo(
+            f"{count_text(plan.set_aside, 'commit is', 'commits are')} set aside, with what they say of these files as far as it can be read:"
+        )
+        for path in plan.files:
+            click.echo(f"  {printable(path)}")
+    if plan.void:
+        click.echo(
+            f"needs: --void {plan.first}. A node that has applied commit {plan.first}, or a copy of the bucket that has it, is better"
+        )
+    if plan.rebuild:
+        click.echo("needs: --rebuild. A backup of the journal, or a node with its state directory, is better")
+
+
+def _show_repair(report: RepairReport) -> None:
+    if report.done:
+        click.echo(f"done: everybody goes on from commit {report.commit}")
+    if report.packs or report.records:
+        click.echo(
+            f"registered {count_text(report.packs, 'pack', 'packs')} ({size_text(report.pack_bytes)}), "
+            f"committed {count_text(report.records, 'record', 'records')} again"
+        )
+    if report.unreadable:
+        click.echo(
+            f"nothing is known of {count_text(len(report.unreadable), 'commit', 'commits')}: {', '.join(map(str, report.unreadable[:20]))}"
+        )
+    for path in report.lost:
+        click.echo(f"lost unless a device has it: {printable(path)}")
+    for pack in report.skipped:
+        click.echo(printable(f"left where it is: {pack}"))
+    for line in report.advice:
+        click.echo(f"next: {line}")
 
 
 bucket.add_command(key)

@@ -13,7 +13,7 @@ from stnode.clock import Env, system_env
 from stnode.frontends.cli.app import App
 from stnode.frontends.cli.main import run_cli
 from stnode.node.home import Home
-from stnode.node.service import Service
+from stnode.node.service import RepairPlan, RepairReport, RepairWish, Service
 from tests.support.fake_service import FakeService
 
 
@@ -42,11 +42,18 @@ def cli(fake: FakeService, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     async def connect(home: Home, env: Env, environ: Mapping[str, str]) -> AsyncIterator[Service]:
         yield fake
 
+    async def repair_store(
+        _home: Home, _env: Env, _environ: object, wish: RepairWish, confirm: Callable[[RepairPlan], bool]
+    ) -> RepairReport:
+        fake.repair_wish = wish
+        return RepairReport(fake.repair_plan, done=confirm(fake.repair_plan), commit=8, lost=("docs/gone",), advice=("start the nodes",))
+
     def call(*arguments: str | Path, environ: Mapping[str, str] | None = None) -> Result:
         capsys.readouterr()
         app = App(
             connect,
             lambda *given: fake.bucket_check(*given[3:]),
+            repair_store,
             system_env,
             environ or {"STNODE_HOME": str(tmp_path / "home")},
             Home(tmp_path),
