@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from stnode.protocol.fileinfo import FileInfo
 from stnode.repo.addresses import join_places
+from stnode.repo.pack import PLAIN_HASH_BYTES
 from stnode.repo.packer import OpenPack
 from stnode.repo.records import Extent
 
-HASH_BYTES: Final = 32
 Place = tuple[int, int]
 """(pack, place) of one block; (0, 0) is a block of zeros."""
 Reuse = tuple[int, Extent]
@@ -38,12 +37,11 @@ class Job:
     failed_at: set[int] = field(default_factory=set)
     aborted: bool = False
     queued: bool = False
-    saved_bytes: int = 0
     pack: OpenPack | None = None
 
     def block_hash(self, index: int) -> bytes:
         """SHA-256 of block `index`."""
-        return self.info.block_hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]
+        return self.info.block_hashes[index * PLAIN_HASH_BYTES : (index + 1) * PLAIN_HASH_BYTES]
 
     def block_length(self, index: int) -> int:
         """Bytes of block `index`; only the last one may be shorter than the block size."""
@@ -82,7 +80,7 @@ def _extents(where: Sequence[Place | None]) -> tuple[Extent, ...]:
 def plan_file(job_id: int, info: FileInfo, devices: Iterable[int], reuse: Sequence[Reuse], large_bytes: int) -> Job:
     """A job for a plain file with at least one block of data. `reuse` may cover any part of it, overlaps are harmless;
     a file of `large_bytes` or more to fetch counts as large."""
-    blocks = len(info.block_hashes) // HASH_BYTES
+    blocks = len(info.block_hashes) // PLAIN_HASH_BYTES
     where: list[Place | None] = [None] * blocks
     for start, (pack, place, count) in reuse:
         for offset in range(min(count, blocks - start)):

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from stnode.clock import Env, Tasks
 from stnode.errors import StnodeError
+from stnode.folder.leftovers import Leftovers
 from stnode.folder.planner import Job
 from stnode.folder.rates import Rate
 from stnode.repo.packer import OpenPack, Packer, SealedPack
@@ -36,8 +37,6 @@ Answer = tuple[Context, memoryview | bytes, int]
 """context, data, BEP error code (0 = data is there)."""
 
 _MEMORY_WAIT_S = 0.2
-
-
 _REFILL = 4
 """A window is filled again when one part in so many is free, or nothing is under way."""
 
@@ -104,6 +103,7 @@ class Transfer:
         self._verifying = 0
         self._shared: OpenPack | None = None
         self._sealing: set[OpenPack] = set()
+        self._leftovers = Leftovers()
         self._lingering = False
         self._shared_sealed_at = float("-inf")
         self._waits_for_memory = False
@@ -116,8 +116,9 @@ class Transfer:
 
     # --- what the runner tells it
 
-    def add(self, jobs: Iterable[Job]) -> None:
+    def add(self, jobs: Sequence[Job]) -> None:
         """Takes jobs over and asks for their blocks as windows allow."""
+        self._leftovers.inherit(jobs, self._sealing)
         for job in jobs:
             self.jobs[job.id] = job
             self._by_name[job.info.name] = job
@@ -133,6 +134,7 @@ class Transfer:
         if job is not None:
             self._drop(job)
             self._discard(job)
+            self._leftovers.left(job)
 
     def job_named(self, name: str) -> Job | None:
         """The running job for `name`."""
@@ -459,12 +461,12 @@ class Transfer:
 
     async def _seal(self, pack: OpenPack) -> None:
         """Uploads a pack, then gives its blocks their addresses."""
-        members = {token[0] for token in pack.tokens}
         try:
             sealed = await self._packer.seal(pack)
         except StnodeError as exc:
             self._sealing.discard(pack)
-            for job_id in members:
+            heirs = self._leftovers.settled(pack.tokens)
+            for job_id in {token[0] for token in pack.tokens} | {job.id for waiting in heirs.values() for job, _ in waiting}:
                 job = self.jobs.get(job_id)
                 if job is not None:
                     self._drop(job)
@@ -480,14 +482,15 @@ class Transfer:
         going_on: set[int] = set()
         jobs = self.jobs
         handle = sealed.handle
-        for (job_id, index), place in sealed.places.items():
+        heirs = self._leftovers.settled(sealed.places)
+        inherited = [((job.id, index), sealed.places[token]) for token, waiting in heirs.items() for job, index in waiting]
+        for (job_id, index), place in (*sealed.places.items(), *inherited):
             job = jobs.get(job_id)
             if job is None:
                 continue
             if job.where[index] is None:
                 job.where[index] = (handle, place)
                 job.missing -= 1
-                job.saved_bytes += job.info.block_size
             if not job.missing:
                 done.append(job)
                 del jobs[job_id]

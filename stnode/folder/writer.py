@@ -20,12 +20,13 @@ from stnode.db import Database
 from stnode.errors import Invalid
 from stnode.folder.announcing import block_hashes
 from stnode.folder.filler import Block, Filler, Shared
-from stnode.folder.planner import HASH_BYTES, Place
+from stnode.folder.planner import Place
 from stnode.objectstore.base import Buffer
 from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.repo import state
 from stnode.repo.addresses import join_places, packs_of
+from stnode.repo.pack import PLAIN_HASH_BYTES
 from stnode.repo.packer import OpenPack, SealedPack
 from stnode.repo.records import UNCONDITIONAL, Condition, Draft, Extents, Record
 from stnode.repo.settings import FolderSettings
@@ -98,7 +99,7 @@ class Writer:
             for start, (pack, place, count) in next(runs) if info.size else ():
                 where[start : start + count] = [(pack, place + offset if pack else 0) for offset in range(count)]
             missing: list[Block] = [
-                (number, file.blocks[number], info.block_hashes[number * HASH_BYTES : (number + 1) * HASH_BYTES])
+                (number, file.blocks[number], info.block_hashes[number * PLAIN_HASH_BYTES : (number + 1) * PLAIN_HASH_BYTES])
                 for number, place in enumerate(where)
                 if place is None
             ]
@@ -139,7 +140,7 @@ class Writer:
                     number, start = len(sink.where), len(hashes)
                     hashes += digest
                     length += len(block)
-                    if old_hashes[start : start + HASH_BYTES] == digest and number < len(old_places):
+                    if old_hashes[start : start + PLAIN_HASH_BYTES] == digest and number < len(old_places):
                         sink.where.append(old_places[number])
                     elif len(block) == block_size and digest == fileinfo.zero_hash(block_size):
                         sink.where.append((0, 0))
@@ -167,7 +168,7 @@ class Writer:
                     continue
                 for at in range(count):
                     (block,) = await self._store.reader.blocks(pack, place + at, 1)
-                    await sink.add(block, draft.info.block_hashes[number * HASH_BYTES : (number + 1) * HASH_BYTES])
+                    await sink.add(block, draft.info.block_hashes[number * PLAIN_HASH_BYTES : (number + 1) * PLAIN_HASH_BYTES])
                     number += 1
             await sink.finish()
         finally:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from stnode.folder.planner import Job, plan_file
 from stnode.folder.transfer import Answer, Ask, Context, Limits, Transfer
+from stnode.objectstore.base import Buffer, IfMatch, Key, Mode, PutResult
 from stnode.objectstore.memory import MemoryStore
 from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo, FileType
@@ -212,3 +213,27 @@ async def test_windows_and_memory_are_kept() -> None:
     assert source.most_bytes <= (1 << 20) + BLOCK
     assert most <= (2 << 20) + (1 << 20)
     await world.transfer.close()
+
+
+async def test_what_a_given_up_job_has_on_its_way_goes_to_the_next_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, may_end = asyncio.Event(), asyncio.Event()
+    put = world.objects.put
+
+    async def held(key: Key, data: Sequence[Buffer], mode: Mode | IfMatch = Mode.OVERWRITE) -> PutResult:
+        began.set()
+        await may_end.wait()
+        return await put(key, data, mode)
+
+    monkeypatch.setattr(world.objects, "put", held)
+    source = FakeSource(1)
+    world.transfer.source_up(source)
+    given_up, other = world.jobs(("a", 3 * BLOCK), ("other", 2 * BLOCK))
+    world.transfer.add([given_up, other])
+    await began.wait()
+    world.transfer.abort("a")
+    renamed = plan_file(7, replace(given_up.info, name="b"), (1,), (), world.packer.options.target_bytes)
+    world.transfer.add([renamed])
+    may_end.set()
+    await world.until(lambda: len(world.finished) == 2)
+    assert len(source.asked) == 5
+    assert await world.stored(renamed) == content("a", 3 * BLOCK)
