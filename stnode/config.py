@@ -14,13 +14,14 @@ import json
 import re
 import socket
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from stnode.errors import ConfigError
+from stnode.errors import ConfigError, Invalid
+from stnode.retention import duration_s, policy
 
 FolderType = Literal["sendreceive", "sendonly", "receiveonly"]
 
@@ -45,6 +46,25 @@ def parse_size(value: object) -> object:
 
 def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def guard_share(text: str) -> float:
+    """The share of a folder's files whose deletion waits, as settings keep it: above 0 to 1, -1 for "off", 0 for "" (the default, one
+    half). Raises Invalid."""
+    if text in ("", "off"):
+        return -1.0 if text else 0.0
+    if not re.fullmatch(r"\d(\.\d{1,6})?", text) or not 0 < float(text) <= 1:
+        raise Invalid(f"{text!r} is no share of files", hint="write it like 0.5 (half of them), from above 0 to 1, or off")
+    return float(text)
+
+
+def _checked(value: str, read: Callable[[str], object]) -> str:
+    """`value` if it can be read, else an error for pydantic to report."""
+    try:
+        read(value)
+    except Invalid as exc:
+        raise ValueError(f"{exc.message}; {exc.hint}") from None
+    return value
 
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
@@ -173,13 +193,23 @@ class FolderWish(_Section):
     ignore: tuple[str, ...] = ()
     ignore_permissions: bool = False
     history: str = "30d"
+    history_floor: str = ""
+    delete_guard: Annotated[str, BeforeValidator(lambda value: format(value, "g") if isinstance(value, float | int) else value)] = ""
 
     @field_validator("history")
     @classmethod
+    def _policy(cls, value: str) -> str:
+        return _checked(value, policy)
+
+    @field_validator("history_floor")
+    @classmethod
     def _duration(cls, value: str) -> str:
-        if not re.fullmatch(r"0|\d+[hdwy]", value):
-            raise ValueError(f"{value!r} is no time span; write it like 30d, 12h, 2w, 1y or 0")
-        return value
+        return _checked(value, duration_s) if value else value
+
+    @field_validator("delete_guard")
+    @classmethod
+    def _share(cls, value: str) -> str:
+        return _checked(value, guard_share)
 
 
 class Config(_Section):

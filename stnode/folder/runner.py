@@ -22,13 +22,14 @@ from stnode.clock import Env, Tasks
 from stnode.db import Database
 from stnode.errors import StnodeError
 from stnode.folder import index
+from stnode.folder.deletionpace import DeletionPace, is_many
 from stnode.folder.index import IndexEffect, Needed, NeedKind
 from stnode.folder.planner import Job, plan_file
 from stnode.folder.retries import Retries
 from stnode.folder.server import BlockServer
 from stnode.folder.sharing import Sharing
 from stnode.folder.transfer import Limits, Source, Transfer
-from stnode.folder.window import NAMES, Known, read_deletions, read_names, read_window
+from stnode.folder.window import NAMES, Known, read_deletion_totals, read_deletions, read_names, read_window
 from stnode.protocol.messages import Index
 from stnode.protocol.vector import Vector
 from stnode.repo.records import Applied, Draft, DraftSet, Outcome, SetKind, Status
@@ -93,6 +94,8 @@ class FolderRunner:
         self._planning = self._rechecking = False
         self._intake_files = 0
         self._intake_ends = 0.0
+        self._deletion_pace = DeletionPace()
+        self._deletions_due: float | None = None
         self._tasks = Tasks(env, self._crashed)
 
     # --- life
@@ -160,6 +163,8 @@ class FolderRunner:
             lambda conn: index.apply_index(conn, self.fid, device, message.files, full=not message.update, settings=self.settings)
         )
         self._note_intake(len(message.files))
+        if any(info.deleted for info in message.files):
+            self._deletion_pace.came(self._env.clock.monotonic())
         announced = {info.name: info for info in message.files if not info.deleted and not info.invalid}
         for name in {*effect.needed, *effect.satisfied}:
             given = announced.get(name)
@@ -345,8 +350,9 @@ class FolderRunner:
     async def _news(self) -> None:
         """Returns when something has changed, failed items are due again, or it is time to see what siblings have done."""
         while not self._wake.is_set() and not self._retries.start_round(now := self._env.clock.monotonic()):
-            due = [at for at in (self._retries.due, self.sharing.due(idle=not self._active)) if at is not None]
+            due = [at for at in (self._retries.due, self._deletions_due, self.sharing.due(idle=not self._active)) if at is not None]
             if due and min(due) <= now:
+                self._deletions_due = None
                 break
             try:
                 async with asyncio.timeout(min(due) - now if due else None):
@@ -449,21 +455,36 @@ class FolderRunner:
     async def _delete(self) -> None:
         """Deletions: files and symlinks in any order, then directories deepest first, in one go."""
         after, found = "", list[Needed]()
+        deletions, live_files = await self._db.run(partial(read_deletion_totals, fid=self.fid))
+        now = self._env.clock.monotonic()
+        wait_s = self._deletion_pace.wait_s(deletions, live_files, now)
+        self._deletions_due = now + wait_s if wait_s else None
+        if wait_s:
+            return
         while True:
             split = await self.sharing.split(self._db, self.settings, self.peers)
             after, window, left = await self._db.run(
-                partial(read_deletions, fid=self.fid, after=after, skip=self._skips_deletion, split=split)
+                partial(
+                    read_deletions,
+                    fid=self.fid,
+                    after=after,
+                    skip=self._skips_deletion,
+                    # Each node's guard has to see all of many deletions; whoever commits them second finds them done.
+                    split=None if is_many(deletions, live_files) else split,
+                )
             )
             if not after:
                 break
             found += window
             self.sharing.leave(left)
         found.sort(key=lambda needed: (needed.kind is NeedKind.DELETE_DIRECTORY, -needed.name.count("/")))
+        windows: list[list[Draft]] = []
         for start in range(0, len(found), NAMES):
             names = [needed.name for needed in found[start : start + NAMES]]
             infos = await self._db.run(partial(index.needed_info, fid=self.fid, names=names))
             # Between the two reads a name can have become one that is wanted again.
-            drafts = [Draft(self.fid, infos[name], ()) for name in names if name in infos and infos[name].deleted]
+            windows.append([Draft(self.fid, infos[name], ()) for name in names if name in infos and infos[name].deleted])
+        for drafts in windows:  # all at once, for the guard
             self._deleting.update(draft.info.name for draft in drafts)
             self._submit(drafts)
 

@@ -5,7 +5,8 @@ Everything is drafts for the committer, which judges them on the newest state: w
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from sqlite3 import Connection
 from typing import Final
@@ -53,9 +54,9 @@ class TreeChanges:
         """Commits each draft by itself; Conflict names the first that was refused, Unavailable one whose blocks cannot be kept."""
         await self.commit_sets([DraftSet(SetKind.SINGLE, (draft,)) for draft in drafts])
 
-    async def commit_sets(self, sets: Sequence[DraftSet], *, may_fail: Container[str] = ()) -> int:
+    async def commit_sets(self, sets: Sequence[DraftSet], *, may_fail: Container[str] = (), refused: dict[str, str] | None = None) -> int:
         """Commits sets, judged in this order; how many were. Blocks that may not be named any more are uploaded again. A set whose
-        first name is in `may_fail` is only not counted when it is refused."""
+        first name is in `may_fail` is only not counted when it is refused; with `refused` none fails, first name and reason are put there."""
         wanted = list(sets)
         committed = 0
         for _ in range(_UPLOAD_TRIES):
@@ -67,6 +68,8 @@ class TreeChanges:
             for each, outcome in zip(wanted, outcomes, strict=True):
                 if outcome.status is Status.RETRY_UPLOAD:
                     again.append(DraftSet(each.kind, tuple([await self._writer.copied(draft) for draft in each.drafts])))
+                elif outcome.status is Status.CONFLICT and refused is not None:
+                    refused[each.drafts[0].info.name] = outcome.reason
                 elif outcome.status is Status.CONFLICT and each.drafts[0].info.name not in may_fail:
                     raise _refused(each, outcome)
             wanted = again
@@ -210,6 +213,23 @@ class TreeChanges:
                     drafts.append(Draft(self._fid, info, record.extents, local=True, base=base, history=HistoryRule.DROP))
             count += await self.commit_sets([DraftSet(SetKind.SINGLE, (draft,)) for draft in drafts], may_fail=_ALL)
 
+    async def reject(self, deletions: Sequence[FileInfo]) -> int:
+        """What is there of these deleted items gets a vector beyond the deletions, with its content as it is; how many items."""
+        count = 0
+        for start in range(0, len(deletions), _BATCH):
+            window = {info.name: info for info in deletions[start : start + _BATCH]}
+            there = {name: record for name, record in (await self.records(list(window))).items() if not record.info.deleted}
+            await self.fetch_lists({pack for record in there.values() for pack in packs_of(record.extents)})
+            drafts = [
+                replace(
+                    self._draft(await self._loaded(record), record, record, history=HistoryRule.DROP),
+                    base=merge(record.info.version, window[name].version),
+                )
+                for name, record in sorted(there.items())
+            ]
+            count += await self.commit_sets([DraftSet(SetKind.SINGLE, (draft,)) for draft in drafts], may_fail=_ALL)
+        return count
+
     async def revert(self) -> int:
         """Flagged records become what the devices have: the version of the history if that is it, a deletion if nobody has the item, else
         needed again, so that it is pulled."""
@@ -242,6 +262,20 @@ class TreeChanges:
         return sets
 
     # --- drafts
+
+    async def fetch_lists(self, packs: Collection[int]) -> None:
+        """Gets the lists of many packs at once, before drafts are made of records in them."""
+        await self._store.packlists.ensure(set(packs))
+
+    async def deletion(self, record: Record) -> Draft:
+        """The item as deleted."""
+        return self._deletion(await self._loaded(record), record)
+
+    async def again(self, then: Record, now: Record | None) -> Draft:
+        """An earlier version as a change of what is there now, over the blocks that it had."""
+        previous = await self._writer.previous_hash(None if now is None or now.info.deleted else now)
+        info = fileinfo.replace(await self._loaded(then), version=_version(now), previous_blocks_hash=previous)
+        return self._draft(info, now, then)
 
     def _draft(
         self,

@@ -10,15 +10,16 @@ ordered by the journal, the last one stands; `condition` makes a change depend o
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import Final
 
 from stnode.clock import Env
 from stnode.db import Database
 from stnode.errors import Conflict, Invalid, NotFound, Refused
+from stnode.folder.entries import Entry, Version, deleted_versions, entry_of, versions
 from stnode.folder.filler import Filler
 from stnode.folder.paths import clean, clean_or_root
+from stnode.folder.restorer import Restored, Restorer
 from stnode.folder.treechanges import TreeChanges
 from stnode.folder.treewriter import Chunks, NewItem, Progress, TreeWriter, Written
 from stnode.folder.writer import Writer
@@ -26,8 +27,7 @@ from stnode.objectstore.base import Buffer
 from stnode.protocol import deviceid
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileType
-from stnode.protocol.vector import Vector
-from stnode.repo import state
+from stnode.repo import past, state
 from stnode.repo.addresses import FileMap
 from stnode.repo.records import UNCONDITIONAL, Condition, LocalFlag, Record
 from stnode.repo.settings import FolderSettings
@@ -37,23 +37,8 @@ PAGE: Final = 1000
 
 _READ_BYTES: Final = 4 << 20
 _ROOT_PERMISSIONS: Final = 0o755
+_HISTORY_HINT: Final = "`stnode history` shows which versions there are"
 _Read = Callable[[Connection, str, int], list[Record]]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A live item. `permissions` is None where the folder keeps none for it; `version` changes with every change and serves as
-    `condition`; `local_only`: a change in a receive-only folder that is not announced."""
-
-    name: str
-    type: FileType
-    size: int
-    modified_ns: int
-    permissions: int | None
-    target: str
-    version: Vector
-    sequence: int
-    local_only: bool = False
 
 
 class FolderView:
@@ -73,32 +58,57 @@ class FolderView:
 
     # --- seeing
 
-    async def stat(self, path: str) -> Entry:
-        """The item at `path`; raises NotFound, Invalid."""
+    async def stat(self, path: str, at_us: int | None = None) -> Entry:
+        """The item at `path`, as it was at a store time if that is given; raises NotFound, Invalid."""
         name = clean_or_root(path)
         if not name:
             return Entry("", FileType.DIRECTORY, 0, 0, _ROOT_PERMISSIONS, "", (), 0)
-        return _entry(await self._record(name))
+        return entry_of(await self._record(name, at_us))
 
-    async def list_dir(self, path: str = "", after: str = "", limit: int = PAGE) -> list[Entry]:
+    async def list_dir(self, path: str = "", after: str = "", limit: int = PAGE, at_us: int | None = None) -> list[Entry]:
         """The next `limit` items directly in a directory, by full name, that follow the item `after` (full name, "" = from the start);
-        fewer means that these were the last. Raises NotFound, and Invalid for what is no directory."""
-        name = await self._directory(path)
+        fewer means that these were the last. With `at_us` as it was at that store time. Raises NotFound, and Invalid for what is no
+        directory."""
+        name = await self._directory(path, at_us)
+        if at_us is not None:
+            return await self._page(lambda conn, last, count: past.children_at(conn, self._fid, name, last, count, at_us), after, limit)
         return await self._page(lambda conn, last, count: state.children(conn, self._fid, name, after=last, limit=count), after, limit)
 
-    async def walk(self, path: str = "", after: str = "", limit: int = PAGE) -> list[Entry]:
-        """The next `limit` items below a directory at any depth, in byte order of full names: parents come before what is in them."""
-        name = await self._directory(path)
+    async def walk(self, path: str = "", after: str = "", limit: int = PAGE, at_us: int | None = None) -> list[Entry]:
+        """The next `limit` items below a directory at any depth, in byte order of full names: parents come before what is in them. With
+        `at_us` as it was at that store time."""
+        name = await self._directory(path, at_us)
         prefix = name + "/" if name else ""
+        if at_us is not None:
+            return await self._page(lambda conn, last, count: past.walk_at(conn, self._fid, prefix, last, count, at_us), after, limit)
         return await self._page(lambda conn, last, count: state.walk(conn, self._fid, prefix, last, count), after, limit)
 
+    async def versions(self, path: str) -> list[Version]:
+        """All versions of an item that are to be had, the newest first; one that says that it was deleted is among them. Raises NotFound."""
+        name = clean(path)
+        found = await self._db.run(lambda conn: versions(conn, self._fid, name))
+        if not found:
+            raise NotFound(f"{name} was never in folder {self.settings.folder_id!r}, or nothing of it is kept")
+        return found
+
+    async def deleted(self, path: str = "", after: str = "", limit: int = PAGE, *, recursive: bool = False) -> list[Version]:
+        """What was deleted in a directory, or with `recursive` anywhere below it, by full name after `after`: of each item the version
+        that was deleted, or, where that is not kept, the deletion. Also for a directory that is deleted itself."""
+        name = clean_or_root(path)
+        return await self._db.run(lambda conn: deleted_versions(conn, self._fid, name, after, limit, recursive=recursive))
+
     async def read(
-        self, path: str, offset: int = 0, length: int | None = None, condition: Condition = UNCONDITIONAL
+        self,
+        path: str,
+        offset: int = 0,
+        length: int | None = None,
+        condition: Condition = UNCONDITIONAL,
+        at_us: int | None = None,
     ) -> AsyncIterator[memoryview]:
-        """A file's bytes from `offset` on, in pieces of up to 4 MiB, verified. Cut at the end of the file. Raises NotFound, Invalid for
+        """A file's bytes from `offset` on, in pieces of up to 4 MiB, verified, with `at_us` as it was at that store time. Cut at the end of the file. Raises NotFound, Invalid for
         what is no file, Conflict when it is not the version of `condition`, and what reading the store raises. Nothing is read ahead
         of the caller but what the store's reader keeps."""
-        record = await self._record(clean(path))
+        record = await self._record(clean(path), at_us)
         if record.info.type is not FileType.FILE:
             raise Invalid(f"{path} is a {record.info.type.name.lower()}, not a file")
         if condition is not UNCONDITIONAL and record.info.version != condition:
@@ -170,11 +180,35 @@ class FolderView:
         await self._changes.set_meta(clean(path), modified_ns, permissions, condition)
         return await self.stat(path)
 
+    async def restore(self, path: str, at_us: int, *, exact: bool = False, dry_run: bool = False) -> AsyncIterator[Restored]:
+        """Brings an item, a directory with all in it ("": the folder), back as it was at a store time, as new versions over the blocks that
+        are kept; with `exact` what came since is deleted. Every step is committed; the last one counts everything. See `Restorer`."""
+        self._check_writable()
+        restorer = Restorer(self._db, self._changes, self._fid, clean_or_root(path), at_us)
+        async for step in restorer.steps(exact=exact, dry_run=dry_run):
+            yield step
+
     async def override(self) -> int:
         """Makes a send-only folder's content the newest everywhere; how many items differed."""
         if self.settings.type != "sendonly":
             raise Refused(f"folder {self.settings.folder_id!r} is {self.settings.type}: only a send-only folder overrides others")
         return await self._changes.override()
+
+    async def reject_deletions(self) -> int:
+        """Gives a waiting mass deletion up (`Store.pending_deletions`); how many files. What devices deleted is announced anew over their
+        deletions, so that they get it back; of a client's deletion nothing is left. Raises NotFound when none waits, Refused in a
+        receive-only folder, whose content is announced to nobody."""
+        waiting = [draft for each in self._store.held_deletions(self._fid) for draft in each.drafts]
+        if not waiting:
+            raise NotFound(f"no deletions wait in the folder {self.settings.folder_id}", hint="`stnode status` shows those that do")
+        if self.settings.type == "receiveonly" and not all(draft.local for draft in waiting):
+            raise Refused(
+                f"folder {self.settings.folder_id!r} is receive-only: what is here cannot be announced over the deletions of others",
+                hint="put the files back at the device, or stop sharing the folder with it; `stnode restore` brings back what went",
+            )
+        await self._changes.reject([draft.info for draft in waiting if not draft.local])
+        self._store.reject_deletions(self._fid)
+        return sum(draft.info.type is FileType.FILE for draft in waiting)
 
     async def revert(self) -> int:
         """Undoes the local changes of a receive-only folder; how many items. Old content comes from the history at once, else from a
@@ -193,15 +227,19 @@ class FolderView:
         if self.settings.type == "receiveencrypted":
             raise Refused(f"folder {self.settings.folder_id!r} is encrypted for this node: it can be stored and served, not changed")
 
-    async def _record(self, name: str) -> Record:
-        record = (await self._db.run(lambda conn: state.get_records(conn, self._fid, [name]))).get(name)
+    async def _record(self, name: str, at_us: int | None = None) -> Record:
+        if at_us is None:
+            record = (await self._db.run(lambda conn: state.get_records(conn, self._fid, [name]))).get(name)
+        else:
+            record = (await self._db.run(lambda conn: past.records_at(conn, self._fid, [name], at_us))).get(name)
         if record is None or record.info.deleted or record.info.invalid:
-            raise NotFound(f"{name} does not exist in folder {self.settings.folder_id!r}")
+            when = "does not exist" if at_us is None else "did not exist then"
+            raise NotFound(f"{name} {when} in folder {self.settings.folder_id!r}", hint="" if at_us is None else _HISTORY_HINT)
         return record
 
-    async def _directory(self, path: str) -> str:
+    async def _directory(self, path: str, at_us: int | None = None) -> str:
         name = clean_or_root(path)
-        if name and (await self._record(name)).info.type is not FileType.DIRECTORY:
+        if name and (await self._record(name, at_us)).info.type is not FileType.DIRECTORY:
             raise Invalid(f"{path} is not a directory")
         return name
 
@@ -219,7 +257,7 @@ class FolderView:
                 found += [record for record in rows if not record.info.invalid]
             return found
 
-        return [_entry(record) for record in await self._db.run(collect)]
+        return [entry_of(record) for record in await self._db.run(collect)]
 
     async def _pieces(self, record: Record, offset: int, end: int) -> AsyncIterator[memoryview]:
         block_size, size = record.info.block_size, record.info.size
@@ -246,18 +284,3 @@ class FolderView:
         except NotFound:
             await self._store.follow_to_head()
             return await self._store.reader.blocks(pack, place, count)
-
-
-def _entry(record: Record) -> Entry:
-    info = record.info
-    return Entry(
-        record.name,
-        info.type,
-        info.size,
-        info.modified_s * 1_000_000_000 + info.modified_ns,
-        None if info.no_permissions else info.permissions & 0o777,
-        info.symlink_target.decode(errors="replace"),
-        info.version,
-        record.sequence,
-        bool(record.local_flags & LocalFlag.RECEIVE_ONLY),
-    )

@@ -72,6 +72,11 @@ def read_deletions(conn: Connection, fid: int, after: str, skip: Skip, split: Sp
     return last, window, left
 
 
+def read_deletion_totals(conn: Connection, fid: int) -> tuple[int, int]:
+    """How many deletions are needed, and how many files live."""
+    return index.need_totals(conn, fid).deletes, state.totals(conn, fid).files
+
+
 def _known(conn: Connection, fid: int, last: str, window: Sequence[Needed], crowded: set[str], left: Left) -> Known:
     if not window:
         return Known(last, left=left)

@@ -38,6 +38,14 @@ def families(node: Node, status: NodeStatus) -> list[Family]:
         Family("stnode_folder_bytes", "Live bytes of a folder.", "gauge", ("folder",), {(f.id,): f.bytes for f in folders}),
         Family("stnode_folder_need_files", "Items a folder still needs.", "gauge", ("folder",), {(f.id,): f.need_files for f in folders}),
         Family("stnode_folder_need_bytes", "Bytes a folder still needs.", "gauge", ("folder",), {(f.id,): f.need_bytes for f in folders}),
+        Family("stnode_folder_history_bytes", "Bytes of old versions.", "gauge", ("folder",), {(f.id,): f.history_bytes for f in folders}),
+        Family(
+            "stnode_folder_held_deletions",
+            "Files whose deletion waits for a word.",
+            "gauge",
+            ("folder",),
+            {(f.id,): f.pending_deletions.files if f.pending_deletions else 0 for f in folders},
+        ),
         Family("stnode_folder_lost_files", "Files with lost content.", "gauge", ("folder",), {(f.id,): f.lost_count for f in folders}),
         Family(
             "stnode_pulled_bytes",

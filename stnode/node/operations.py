@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -12,9 +12,12 @@ from sqlite3 import Connection
 from typing import Any, cast
 
 from stnode.errors import Conflict, Corrupt, Invalid, NotFound
-from stnode.folder import ignore, view
+from stnode.folder import entries, ignore
+from stnode.folder.entries import Version
+from stnode.folder.restorer import Restored
 from stnode.folder.treewriter import Chunks
 from stnode.folder.view import FolderView
+from stnode.node import moments
 from stnode.node.exposition import families
 from stnode.node.mending import mend
 from stnode.node.node import Node
@@ -29,16 +32,21 @@ from stnode.node.service import (
     FolderChange,
     FolderSettings,
     FolderStats,
+    History,
+    ItemVersion,
     KindStats,
     Listing,
     NewFile,
     RepairPlan,
     RepairReport,
+    RestoreChange,
+    RestoreStep,
     SettingsChange,
 )
 from stnode.node.settings import Settings
 from stnode.node.status import NodeStatus
 from stnode.protocol import deviceid
+from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileType
 from stnode.repo import state
 from stnode.repo.check import check
@@ -175,6 +183,9 @@ class NodeService:
         self._node.store.confirm_deletions(found.fid)
         return sum(waiting)
 
+    async def reject_deletions(self, folder: str) -> int:
+        return await self._node.view(folder).reject_deletions()
+
     # --- files
 
     def _at(self, path: str) -> tuple[FolderView, str, str]:
@@ -190,30 +201,62 @@ class NodeService:
             raise Invalid(f"{path} is a folder, not something in one", hint="write FOLDER/PATH; folders are changed with `stnode folder`")
         return found, folder, inside
 
-    async def ls(self, path: str, recursive: bool = False, after: str | None = None) -> Listing:
+    async def time_of(self, at: str) -> int:
+        return moments.parse(at, self._node.store.present_us())
+
+    async def _moment(self, at: str) -> int | None:
+        return await self.time_of(at) if at else None
+
+    async def ls(self, path: str, recursive: bool = False, after: str | None = None, at: str = "") -> Listing:
         if not path:
             return Listing(tuple(Entry(folder.id, "directory") for folder in await self.folder_list()))
         found, folder, inside = self._at(path)
-        top = await found.stat(inside)
+        at_us = await self._moment(at)
+        top = await found.stat(inside, at_us)
         if top.type is not FileType.DIRECTORY:
             return Listing((_entry(folder, top),))
         behind = (after or "").partition("/")[2]
-        page = await (found.walk if recursive else found.list_dir)(inside, behind, PAGE)
-        entries = tuple(_entry(folder, entry) for entry in page)
-        return Listing(entries, entries[-1].path if len(entries) == PAGE else None)
+        page = await (found.walk if recursive else found.list_dir)(inside, behind, PAGE, at_us)
+        listed = tuple(_entry(folder, entry) for entry in page)
+        return Listing(listed, listed[-1].path if len(listed) == PAGE else None)
 
-    async def stat(self, path: str) -> Entry:
+    async def stat(self, path: str, at: str = "") -> Entry:
         found, folder, inside = self._at(path)
-        return _entry(folder, await found.stat(inside))
+        return _entry(folder, await found.stat(inside, await self._moment(at)))
 
-    async def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "") -> AsyncIterator[bytes]:
+    async def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "", at: str = "") -> AsyncIterator[bytes]:
         found, folder, inside = self._inside(path)
-        top = await found.stat(inside)
+        at_us = await self._moment(at)
+        top = await found.stat(inside, at_us)
         if revision and _entry(folder, top).revision != revision:
             raise Conflict(f"{path} has changed meanwhile", hint="run the command again")
-        async with aclosing(cast("Any", found.read(inside, offset, length, top.version))) as pieces:
+        async with aclosing(cast("Any", found.read(inside, offset, length, top.version, at_us))) as pieces:
             async for piece in pieces:
                 yield bytes(piece)
+
+    async def history(self, path: str, recursive: bool = False, after: str | None = None) -> History:
+        found, folder, inside = self._at(path)
+        names = await self._device_names()
+        newest = (await found.versions(inside))[0] if inside else None
+        if newest is not None and newest.entry.type is not FileType.DIRECTORY:
+            return History(tuple(_version(folder, version, names) for version in await found.versions(inside)), False)
+        behind = (after or "").partition("/")[2]
+        page = await found.deleted(inside, behind, PAGE, recursive=recursive)
+        versions = tuple(_version(folder, version, names) for version in page)
+        return History(versions, True, versions[-1].entry.path if len(versions) == PAGE else None)
+
+    async def _device_names(self) -> dict[int, str]:
+        """Names of this node and the devices, by short ID."""
+        own = self._node.identity.device_id
+        names = {deviceid.short_id(DeviceID(device.device_id)): device.name for device in await self._node.db.run(state.devices)}
+        return {short: name for short, name in names.items() if name} | {deviceid.short_id(own): self._node.config.node.name}
+
+    async def restore(self, path: str, at: str, exact: bool = False, dry_run: bool = False) -> AsyncIterator[RestoreStep]:
+        found, folder, inside = self._at(path)
+        at_us = await self.time_of(at)
+        async with aclosing(cast("Any", found.restore(inside, at_us, exact=exact, dry_run=dry_run))) as steps:
+            async for step in steps:
+                yield _step(folder, step, dry_run)
 
     async def write(
         self,
@@ -326,7 +369,28 @@ async def _each(items: Sequence[Chunks]) -> AsyncIterator[Chunks]:
         yield item
 
 
-def _entry(folder: str, entry: view.Entry) -> Entry:
+def _version(folder: str, version: Version, names: Mapping[int, str]) -> ItemVersion:
+    def who(short: int | None) -> str:
+        return "" if short is None else names.get(short) or deviceid.format_short(short)
+
+    return ItemVersion(
+        _entry(folder, version.entry),
+        version.entry.sequence,
+        version.until_us,
+        who(version.modified_by),
+        who(version.ended_by),
+        version.deleted,
+    )
+
+
+def _step(folder: str, step: Restored, dry_run: bool) -> RestoreStep:
+    changes = [RestoreChange(action, f"{folder}/{name}") for action, name in step.changes if dry_run]
+    changes += [RestoreChange("change", f"{folder}/{name}", reason) for name, reason in step.refused]
+    counts = (step.files, step.directories, step.symlinks, step.deleted, step.unchanged, step.failed, step.bytes)
+    return RestoreStep(*counts, tuple(changes))
+
+
+def _entry(folder: str, entry: entries.Entry) -> Entry:
     return Entry(
         path=f"{folder}/{entry.name}" if entry.name else folder,
         type=_TYPES[entry.type],

@@ -18,9 +18,11 @@ from stnode.node.service import (
     Entry,
     FolderChange,
     FolderSettings,
+    History,
     Listing,
     NewFile,
     RepairReport,
+    RestoreStep,
     SettingsChange,
 )
 from stnode.node.status import NodeStatus
@@ -83,6 +85,9 @@ class RemoteService:
     async def confirm_deletions(self, folder: str) -> int:
         return await self._call("confirm_deletions", int, folder=folder)
 
+    async def reject_deletions(self, folder: str) -> int:
+        return await self._call("reject_deletions", int, folder=folder)
+
     async def settings_plan(
         self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
     ) -> tuple[SettingsChange, ...]:
@@ -93,14 +98,24 @@ class RemoteService:
     ) -> tuple[SettingsChange, ...]:
         return await self._call("settings_apply", tuple[SettingsChange, ...], devices=devices, folders=folders, prune=prune)
 
-    async def ls(self, path: str, recursive: bool = False, after: str | None = None) -> Listing:
-        return await self._call("ls", Listing, path=path, recursive=recursive, after=after)
+    async def time_of(self, at: str) -> int:
+        return await self._call("time_of", int, at=at)
 
-    async def stat(self, path: str) -> Entry:
-        return await self._call("stat", Entry, path=path)
+    async def ls(self, path: str, recursive: bool = False, after: str | None = None, at: str = "") -> Listing:
+        return await self._call("ls", Listing, path=path, recursive=recursive, after=after, at=at)
 
-    async def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "") -> AsyncIterator[bytes]:
-        async with self._post("read", path=path, offset=offset, length=length, revision=revision) as response:
+    async def stat(self, path: str, at: str = "") -> Entry:
+        return await self._call("stat", Entry, path=path, at=at)
+
+    async def history(self, path: str, recursive: bool = False, after: str | None = None) -> History:
+        return await self._call("history", History, path=path, recursive=recursive, after=after)
+
+    async def restore(self, path: str, at: str, exact: bool = False, dry_run: bool = False) -> AsyncIterator[RestoreStep]:
+        async for step in self._steps("restore", RestoreStep, path=path, at=at, exact=exact, dry_run=dry_run):
+            yield step
+
+    async def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "", at: str = "") -> AsyncIterator[bytes]:
+        async with self._post("read", path=path, offset=offset, length=length, revision=revision, at=at) as response:
             while size := int.from_bytes(await response.content.readexactly(4), "big"):
                 yield await response.content.readexactly(size)
             end = json.loads(await response.content.read() or b"{}")
@@ -144,15 +159,8 @@ class RemoteService:
         return await self._call("mv", Entry, source=source, target=target)
 
     async def bucket_check(self, read_data: bool = False, share: float = 1.0, repair: bool = False) -> AsyncIterator[CheckStep]:
-        async with self._post("bucket_check", read_data=read_data, share=share, repair=repair) as response:
-            rest = b""
-            async for piece in response.content.iter_any():
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    data = json.loads(line)
-                    if "error" in data:
-                        raise wire.error_from_json(data["error"])
-                    yield wire.from_json(CheckStep, data["step"])
+        async for step in self._steps("bucket_check", CheckStep, read_data=read_data, share=share, repair=repair):
+            yield step
 
     async def bucket_repair(self) -> RepairReport:
         return await self._call("bucket_repair", RepairReport)
@@ -162,6 +170,18 @@ class RemoteService:
 
     async def shutdown(self) -> None:
         await self._do("shutdown")
+
+    async def _steps(self, verb: str, kind: type[T], **arguments: object) -> AsyncIterator[T]:
+        """Steps of something long, one JSON line each."""
+        async with self._post(verb, **arguments) as response:
+            rest = b""
+            async for piece in response.content.iter_any():
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    data = json.loads(line)
+                    if "error" in data:
+                        raise wire.error_from_json(data["error"])
+                    yield wire.from_json(kind, data["step"])
 
     async def _call(self, verb: str, kind: type[T], **arguments: object) -> T:
         async with self._post(verb, **arguments) as response:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from sqlite3 import Connection
 
-from stnode import __version__
+from stnode import __version__, retention
+from stnode.errors import Invalid
 from stnode.folder import index
 from stnode.folder.types import NeedTotals
 from stnode.node.connections import DeviceState
@@ -27,9 +28,9 @@ from stnode.node.status import (
 )
 from stnode.protocol import deviceid
 from stnode.protocol.deviceid import DeviceID
-from stnode.repo import state, state_damage
+from stnode.repo import past, state, state_damage
 from stnode.repo.heartbeat import Heartbeat
-from stnode.repo.settings import DeviceSettings
+from stnode.repo.settings import DeviceSettings, FolderSettings
 
 _ERRORS_SHOWN = 20
 _RATE_OVER_S = 2.0
@@ -38,14 +39,15 @@ _STATES: dict[str, FolderState] = {"idle": "idle", "syncing": "syncing", "waitin
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What the database says: folders, and per folder number needs, packs as (count, bytes), completion by device, 0 to 1, and files with lost
-    content: how many, and some names."""
+    """What the database says: folders, and per folder number needs, packs as (count, bytes), completion by device, 0 to 1, files with lost
+    content: how many, and some names, and when the oldest version of the history was superseded."""
 
     folders: list[state.FolderState]
     needs: dict[int, NeedTotals]
     packs: dict[int, tuple[int, int]]
     completion: dict[int, dict[DeviceID, float]]
     lost: dict[int, tuple[int, list[str]]]
+    oldest_us: dict[int, int | None]
 
 
 def read_packs(conn: Connection) -> dict[int, tuple[int, int]]:
@@ -107,7 +109,8 @@ class Reporter:
             found = index.completion(conn, folder.fid, numbers.values())
             completion[folder.fid] = {id_: found[number].percent / 100 for id_, number in numbers.items()}
         lost = {folder.fid: state_damage.lost_names(conn, folder.fid, _ERRORS_SHOWN) for folder in folders}
-        return _Facts(folders, needs, read_packs(conn), completion, lost)
+        oldest_us = {folder.fid: past.oldest_us(conn, folder.fid) for folder in folders}
+        return _Facts(folders, needs, read_packs(conn), completion, lost, oldest_us)
 
     def _store(self, facts: _Facts) -> StoreStatus:
         node = self._node
@@ -145,6 +148,7 @@ class Reporter:
         node, settings = self._node, folder.settings
         needs = facts.needs[folder.fid]
         objects, size = facts.packs.get(folder.fid, (0, 0))
+        oldest_us = facts.oldest_us[folder.fid]
         here = node.folders.get(settings.folder_id)
         runner = here.runner if here is not None else None
         errors: Mapping[str, str] = runner.errors if runner is not None else {}
@@ -170,6 +174,11 @@ class Reporter:
             pending_deletions=self._pending(folder),
             lost_count=facts.lost[folder.fid][0],
             lost=tuple(facts.lost[folder.fid][1]),
+            history=settings.history,
+            history_words=_history_words(settings),
+            history_versions=folder.old_versions,
+            history_bytes=folder.old_bytes,
+            history_oldest_s=None if oldest_us is None else oldest_us / 1_000_000,
             reason=runner.broken if runner is not None else "",
         )
 
@@ -246,3 +255,10 @@ def _is_in_sync(folder: FolderStatus) -> bool:
     return folder.state == "idle" and not (
         folder.need_files or folder.need_bytes or folder.need_deletes or folder.error_count or folder.reason
     )
+
+
+def _history_words(settings: FolderSettings) -> str:
+    try:
+        return retention.words(settings.history, settings.history_floor)
+    except Invalid:
+        return "every version, for ever: this stnode does not know the policy"

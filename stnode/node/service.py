@@ -31,12 +31,16 @@ __all__ = [
     "FolderSettings",
     "FolderStats",
     "FolderTypeName",
+    "History",
+    "ItemVersion",
     "KindStats",
     "Listing",
     "NewFile",
     "RepairPlan",
     "RepairReport",
     "RepairWish",
+    "RestoreChange",
+    "RestoreStep",
     "Service",
     "SettingsChange",
 ]
@@ -61,7 +65,8 @@ class DeviceSettings:
 
 @dataclass(frozen=True, slots=True)
 class FolderSettings:
-    """A folder in the store's settings, equal for all nodes. `devices` are device IDs; in arguments names are understood too."""
+    """A folder in the store's settings, equal for all nodes. `devices` are device IDs; in arguments names are understood too. `history`
+    and `history_floor` ("": 7 days) are those of `stnode.retention`, `delete_guard` is a share of files, "off", or "" for one half."""
 
     id: str
     label: str = ""
@@ -70,6 +75,8 @@ class FolderSettings:
     ignore: tuple[str, ...] = ()
     ignore_permissions: bool = False
     history: str = "30d"
+    history_floor: str = ""
+    delete_guard: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,8 @@ class FolderChange:
     ignore: tuple[str, ...] | None = None
     ignore_permissions: bool | None = None
     history: str | None = None
+    history_floor: str | None = None
+    delete_guard: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +121,54 @@ class Entry:
     def name(self) -> str:
         """The last part of the path."""
         return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemVersion:
+    """A version of an item. `since_us` is when it was committed (store time) and its number: as `at` it shows just this version. It was
+    there until `until_us`, None: it still is. `changed_by` and `ended_by` (replaced or deleted it; "" unknown) are devices' names, or short
+    IDs. `deleted`: this says that the item was deleted, and has no content."""
+
+    entry: Entry
+    since_us: int
+    until_us: int | None
+    changed_by: str
+    ended_by: str = ""
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Of a file or link: its versions, the newest first. Of a directory (`directory`): what was deleted in it, by path, each by the version that
+    was deleted; pass `next` as `after` for the following page, None = that was all."""
+
+    versions: tuple[ItemVersion, ...]
+    directory: bool
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreChange:
+    """One item of a restore, and why it could not be done ("": it was)."""
+
+    action: Literal["create", "change", "delete"]
+    path: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreStep:
+    """How far `restore` is: items written, deleted, found to be as they were, refused; `bytes` are those of the files written, none of which
+    are moved. `changes` are those of this step: all of them when it is only tried, else those that were refused."""
+
+    files: int = 0
+    directories: int = 0
+    symlinks: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    bytes: int = 0
+    changes: tuple[RestoreChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +257,10 @@ class Service(Protocol):
     async def confirm_deletions(self, folder: str) -> int:
         """Lets a waiting mass deletion go on; how many files it deletes."""
 
+    async def reject_deletions(self, folder: str) -> int:
+        """Gives a waiting mass deletion up: what it would delete is announced anew over the deletions, so that those who have it deleted
+        get it back; how many files that concerns."""
+
     async def settings_plan(
         self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
     ) -> tuple[SettingsChange, ...]:
@@ -210,13 +271,24 @@ class Service(Protocol):
     ) -> tuple[SettingsChange, ...]:
         """Makes the store's settings agree; the changes made."""
 
-    async def ls(self, path: str, recursive: bool = False, after: str | None = None) -> Listing:
+    async def time_of(self, at: str) -> int:
+        """Store time (µs) of a moment as users write it: see `moments.parse`. Everything below takes such words as `at` too, "" is now;
+        who asks several times for one moment asks here first and passes the number, in digits."""
+
+    async def ls(self, path: str, recursive: bool = False, after: str | None = None, at: str = "") -> Listing:
         """A page of a directory's entries; with `recursive` of everything below it. "" lists the folders. A file lists itself."""
 
-    async def stat(self, path: str) -> Entry: ...
+    async def stat(self, path: str, at: str = "") -> Entry: ...
 
-    def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "") -> AsyncIterator[bytes]:
+    def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "", at: str = "") -> AsyncIterator[bytes]:
         """A file's bytes in pieces. With `revision`: Conflict when the file is another by now. Errors come from the first step on."""
+
+    async def history(self, path: str, recursive: bool = False, after: str | None = None) -> History:
+        """What versions of an item there are; of a directory what was deleted in it, with `recursive` at any depth."""
+
+    def restore(self, path: str, at: str, exact: bool = False, dry_run: bool = False) -> AsyncIterator[RestoreStep]:
+        """Brings an item, a directory or a folder back as it was at a moment, by metadata alone; with `exact` what came since is deleted. The last
+        step counts everything. `dry_run` only says what would be done."""
 
     async def write(
         self,

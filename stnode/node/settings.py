@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from stnode import retention
 from stnode.clock import Randomness
+from stnode.config import guard_share
 from stnode.errors import Conflict, Invalid, NotFound
 from stnode.folder import ignore
 from stnode.node.service import DeviceSettings, FolderChange, FolderSettings, FolderTypeName, SettingsChange
@@ -116,7 +118,9 @@ class Settings:
             devices=(*kept, *change.add_devices),
             ignore=shown.ignore if change.ignore is None else change.ignore,
             ignore_permissions=shown.ignore_permissions if change.ignore_permissions is None else change.ignore_permissions,
-            history=change.history or shown.history,
+            history=shown.history if change.history is None else change.history,
+            history_floor=shown.history_floor if change.history_floor is None else change.history_floor,
+            delete_guard=shown.delete_guard if change.delete_guard is None else change.delete_guard,
         )
         return Commit(folders=(self._made_folder(wanted, old),))
 
@@ -206,8 +210,11 @@ class Settings:
             devices=tuple(there.get(id_, stored.FolderDevice(id_)) for id_ in ids),
             ignore_lines=folder.ignore,
             ignore_permissions=folder.ignore_permissions,
-            history=folder.history,
+            history=folder.history.strip(),
+            history_floor=folder.history_floor.strip(),
+            delete_guard=guard_share(folder.delete_guard.strip()),
         )
+        retention.policy(made.history, made.history_floor)  # raises Invalid
         ignore.matcher_for(made)  # raises Invalid for lines that cannot be read
         return made
 
@@ -223,7 +230,18 @@ def show_folder(folder: stored.FolderSettings) -> FolderSettings:
     if kind is None:
         raise Invalid(f"the folder {folder.folder_id} is of the type {folder.type}, which this version does not serve")
     devices = tuple(sorted(deviceid.format(DeviceID(device.device_id)) for device in folder.devices))
-    return FolderSettings(folder.folder_id, folder.label, kind, devices, folder.ignore_lines, folder.ignore_permissions, folder.history)
+    guard = "off" if folder.delete_guard < 0 else format(folder.delete_guard, "g") if folder.delete_guard else ""
+    return FolderSettings(
+        folder.folder_id,
+        folder.label,
+        kind,
+        devices,
+        folder.ignore_lines,
+        folder.ignore_permissions,
+        folder.history,
+        folder.history_floor,
+        guard,
+    )
 
 
 def _difference(old: DeviceSettings | FolderSettings, new: DeviceSettings | FolderSettings) -> str:

@@ -33,7 +33,9 @@ class PendingDeletions:
 class FolderStatus:
     """One folder. `files`, `directories`, `bytes` describe what is committed; `need_*` what peers have and the store lacks, `left_to_siblings` how
     many items of it other nodes of the store are at.
-    `store_objects` and `store_bytes` are the packs of this folder; `sequence` is the highest number that a commit gave to one of its records. `error_count` may exceed len(`errors`), which is a sample."""
+    `store_objects` and `store_bytes` are the packs of this folder; `sequence` is the highest number that a commit gave to one of its records. `history` is the folder's policy, `history_words` what it
+    keeps; `history_versions` old versions are kept, which add up to `history_bytes` (less in the store: blocks that a file still has count
+    anew), the oldest replaced or deleted at `history_oldest_s`. `error_count` may exceed len(`errors`), which is a sample."""
 
     id: str
     label: str
@@ -57,6 +59,11 @@ class FolderStatus:
     lost_count: int = 0
     """Files with lost content, which nobody has had again so far; `lost` names some of them."""
     lost: tuple[str, ...] = ()
+    history: str = ""
+    history_words: str = ""
+    history_versions: int = 0
+    history_bytes: int = 0
+    history_oldest_s: float | None = None
     reason: str = ""
     """Why the state is waiting or error, in words; '' otherwise."""
 

@@ -15,7 +15,7 @@ Called by the journal's owner task only. Rules that must not be lost in a rewrit
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from sqlite3 import Connection
@@ -80,13 +80,15 @@ class _Stored:
 
 @dataclass(slots=True)
 class Group:
-    """What is committed together. `born_s` is when its first wish came (monotonic); `time_s` the store time of its local vectors, fixed
+    """What is committed together. `deletions_behind` are the deletions of files that wait for later groups, by folder: the guard must not
+    let a mass deletion through piece by piece. `born_s` is when its first wish came (monotonic); `time_s` the store time of its local vectors, fixed
     at the first judgement so that a lost slot alone does not change the body."""
 
     wishes: list[Wish]
     entries: list[EntryWish]
     born_s: float
     histories: int
+    deletions_behind: Mapping[int, int] = field(default_factory=dict)
     time_s: int = 0
     losses: int = 0
     voids: int = 0
@@ -248,9 +250,8 @@ class Committer:
     def _hold(self, group: Group, proposal: Proposal) -> bool:
         """Puts mass deletions aside; whether there were any."""
         now, held = self.env.clock.monotonic(), False
-        for fid, wishes in proposal.removals().items():
-            count = sum(record.removes_file for wish in wishes for record in proposal.verdicts[wish].records)
-            if self.guard.holds(fid, count, proposal.folders[fid], now):
+        for fid, (wishes, count) in proposal.deletions().items():
+            if self.guard.holds(fid, count + group.deletions_behind.get(fid, 0), proposal.folders[fid], now):
                 log.warning("deletions wait for confirmation", folder=proposal.folders[fid].fkey, files=count)
                 self.guard.hold(fid, wishes, now)
                 gone = set(wishes)
@@ -422,8 +423,7 @@ class Committer:
         self.counts.won += 1
         proposal = attempt.proposal
         now = self.env.clock.monotonic()
-        for fid, wishes in proposal.removals().items():
-            removed = sum(record.removes_file for wish in wishes for record in proposal.verdicts[wish].records)
+        for fid, (_, removed) in proposal.deletions().items():
             self.guard.committed(fid, removed, now)
         await self._tell_packer(proposal, attempt.commit.body or EMPTY)
         results: dict[Wish, tuple[list[str], list[int]]] = {}

@@ -13,7 +13,7 @@ makes it look now, `subscribe` hears of every commit after its SQLite transactio
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,6 +40,8 @@ __all__ = ["Journal", "JournalStatus", "PendingPacks"]
 
 CONFIRM_LOOKS: Final = 40
 """Every so many looks that found nothing, the own head is looked at too: else an idle node never notices a bucket put back behind it."""
+
+REJECTED: Final = "the deletion was rejected"
 
 log = get_logger(__name__)
 
@@ -122,6 +124,7 @@ class Journal:
         self._wishes: deque[Wish] = deque()
         self._entries: deque[EntryWish] = deque()
         self._queued_records = self._queued_bytes = 0
+        self._queued_deletions: Counter[int] = Counter()
         self._first_s = 0.0
         self._group: Group | None = None
         self._renewing = self._renewed = False
@@ -225,6 +228,16 @@ class Journal:
         """Lets the deletions of a folder go on, those that wait and those of the next hour."""
         self._queue(self._guard.confirm(fid, self._env.clock.monotonic()))
 
+    def held_deletions(self, fid: int) -> list[DraftSet]:
+        """The deletions of a folder that wait."""
+        return [wish.wanted for wish in self._guard.held(fid)]
+
+    def reject_deletions(self, fid: int) -> None:
+        """Gives them up: local ones get Conflict, those of devices are dropped."""
+        for wish in self._guard.take(fid):
+            local = any(draft.local for draft in wish.wanted.drafts)
+            wish.settle(Status.CONFLICT if local else Status.DROPPED, (), (), REJECTED)
+
     def store_time_us(self) -> int:
         """Store time as commits carry it."""
         return self._follower.store_time_us()
@@ -266,6 +279,8 @@ class Journal:
         self._wishes.extend(wishes)
         self._queued_records += sum(wish.records for wish in wishes)
         self._queued_bytes += sum(wish.size_bytes for wish in wishes)
+        for wish in wishes:
+            self._queued_deletions.update(wish.deleted_files)
         self._wake.set()
 
     def _queue_entries(self, entry: EntryWish) -> None:
@@ -295,12 +310,13 @@ class Journal:
             wishes.append(wish)
             records += wish.records
             size += wish.size_bytes
+            self._queued_deletions.subtract(wish.deleted_files)
         self._queued_records -= records
         self._queued_bytes -= size
         entries = list(self._entries)
         self._entries.clear()
         now = self._env.clock.monotonic()
-        group = Group(wishes, entries, self._first_s, self._follower.histories)
+        group = Group(wishes, entries, self._first_s, self._follower.histories, dict(self._queued_deletions))
         self._first_s = now
         self._pace.started(now)
         return group
@@ -432,6 +448,8 @@ class Journal:
             self._on_restored()
         elif not applied.own:
             self._pace.foreign(now)
+        for fid, changed in applied.folders.items():
+            self._queue(self._guard.overtaken(fid, changed.names))
         for callback in tuple(self._subscribers):
             callback(applied)
 
@@ -443,6 +461,7 @@ class Journal:
             wishes = [*self._wishes, *self._guard.take_all()]
             self._wishes.clear()
             self._queued_records = self._queued_bytes = 0
+            self._queued_deletions.clear()
             for wish in wishes:
                 wish.settle(Status.RETRY_UPLOAD, (), (), RESTORED)
 

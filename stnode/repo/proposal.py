@@ -5,14 +5,14 @@ Made anew after every lost slot. Nothing here waits or talks to the object store
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from sqlite3 import Connection
 from typing import Protocol
 
 from stnode.errors import Internal, StnodeError
-from stnode.protocol.fileinfo import FileInfo
+from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.protocol.vector import covers
 from stnode.repo import layout, state
 from stnode.repo.codec import Body, BodyRecord, BodySet, PackAdded, Section, joined
@@ -130,6 +130,13 @@ class Wish:
         return len(self.wanted.drafts)
 
     @property
+    def deleted_files(self) -> Counter[int]:
+        """Files that it may delete, by folder; renames delete none."""
+        if self.wanted.kind is SetKind.NEW_FIRST:
+            return Counter()
+        return Counter(draft.fid for draft in self.wanted.drafts if draft.info.deleted and draft.info.type is FileType.FILE)
+
+    @property
     def size_bytes(self) -> int:
         """Roughly what it takes in a body."""
         return sum(len(draft.info.wire) + 10 * len(draft.extents) + 12 for draft in self.wanted.drafts)
@@ -170,14 +177,16 @@ class Proposal:
     handles: dict[int, int] = field(default_factory=dict)
     known: dict[int, int] = field(default_factory=dict)
 
-    def removals(self) -> dict[int, list[Wish]]:
-        """Per folder the sets that delete live files; renames are none."""
-        found: dict[int, list[Wish]] = defaultdict(list)
+    def deletions(self) -> dict[int, tuple[list[Wish], int]]:
+        """Per folder the sets that only delete, whatever was judged of them, and how many live files they delete; renames are none."""
+        found: dict[int, tuple[list[Wish], int]] = {}
         for wish, verdict in self.verdicts.items():
-            if wish.wanted.kind is not SetKind.NEW_FIRST:
-                for fid in {record.fid for record in verdict.records if record.removes_file}:
-                    found[fid].append(wish)
-        return found
+            drafts = wish.wanted.drafts
+            if wish.wanted.kind is not SetKind.NEW_FIRST and drafts and all(draft.info.deleted for draft in drafts):
+                wishes, count = found.get(drafts[0].fid, ([], 0))
+                wishes.append(wish)
+                found[drafts[0].fid] = (wishes, count + sum(record.removes_file for record in verdict.records))
+        return {fid: each for fid, each in found.items() if fid in self.folders}
 
 
 class SqlView:

@@ -31,8 +31,9 @@ class FolderDevice:
 
 @dataclass(frozen=True, slots=True)
 class FolderSettings:
-    """A folder's settings. `history` and `history_floor` are durations such as "30d" ("" floor: 7 days); `objects_up_to` is in
-    bytes (`ALL_FILES`); `delete_guard` is the share of files whose deletion waits for confirmation, 0 the default of one half."""
+    """A folder's settings. `history` and `history_floor` are those of `stnode.retention`; `objects_up_to` is in
+    bytes (`ALL_FILES`); `delete_guard` is the share of files whose deletion waits for confirmation, 0 the default of one half, below 0: none
+    ever waits."""
 
     folder_id: str
     incarnation: str

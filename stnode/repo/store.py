@@ -317,6 +317,15 @@ class Store:
         await self._upkeep.write_full()
         return number
 
+    def held_deletions(self, fid: int) -> list[DraftSet]:
+        """The deletions of a folder that wait."""
+        return self._journal.held_deletions(fid)
+
+    def reject_deletions(self, fid: int) -> None:
+        """Gives the deletions of a folder up that wait: those of clients fail with Conflict, those of devices are dropped, and come back
+        unless a version above them has been committed (`FolderView.reject_deletions`)."""
+        self._journal.reject_deletions(fid)
+
     def status(self) -> StoreStatus:
         """How it stands."""
         trouble = self._upkeep.trouble
@@ -325,6 +334,10 @@ class Store:
     def store_time_us(self) -> int:
         """Store time (Unix microseconds) as far as seen."""
         return self._journal.store_time_us()
+
+    def present_us(self) -> int:
+        """Store time (Unix microseconds) as it is about now, for what users ask; nothing is decided by it."""
+        return self._journal.upload_time_us()
 
     def fkey(self, fid: int) -> str:
         """The key part of a folder that exists."""

@@ -238,6 +238,10 @@ async def test_devices_and_folders(service: Service) -> None:
     assert folder.devices == (PEER_ID,)
     changed = await service.folder_set("pics", FolderChange(label="P", type="receiveonly", remove_devices=("laptop",), history="7d"))
     assert changed == FolderSettings("pics", "P", "receiveonly", (), ("*.tmp",), history="7d")
+    changed = await service.folder_set("pics", FolderChange(history="simple:3", history_floor="1d", delete_guard="0.25"))
+    assert (changed.history, changed.history_floor, changed.delete_guard) == ("simple:3", "1d", "0.25")
+    changed = await service.folder_set("pics", FolderChange(history_floor="", delete_guard="off"))
+    assert (changed.history, changed.history_floor, changed.delete_guard) == ("simple:3", "", "off")
     assert changed in await service.folder_list()
     assert [f.id for f in (await service.status()).folders] == ["docs", "pics"]
     await service.folder_remove("pics")
@@ -254,6 +258,8 @@ async def test_override_and_revert_want_their_type_of_folder(service: Service) -
         await service.folder_revert("docs")
     with pytest.raises(NotFound):
         await service.confirm_deletions("docs")
+    with pytest.raises(NotFound):
+        await service.reject_deletions("docs")
 
 
 async def test_wished_settings_are_planned_then_applied(service: Service) -> None:
@@ -279,3 +285,53 @@ async def test_stats_and_id(service: Service) -> None:
     assert len(await service.id()) == 63
     assert (await service.status()).device_id == await service.id()
     assert (await service.bucket_stats()).url
+
+
+@pytest.mark.parametrize(
+    "change",
+    [FolderChange(history="30 days"), FolderChange(history_floor="long"), FolderChange(delete_guard="0"), FolderChange(delete_guard="2")],
+)
+async def test_settings_that_mean_nothing_are_refused(tmp_path: Path, change: FolderChange) -> None:
+    async with of_a_node(tmp_path / "home") as service:
+        before = await service.folder_list()
+        with pytest.raises(Invalid, match="is no"):
+            await service.folder_set("docs", change)
+        assert await service.folder_list() == before
+
+
+@pytest.mark.parametrize("http", [False, True])
+async def test_the_past_is_listed_read_and_restored(tmp_path: Path, http: bool) -> None:
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(of_a_node(tmp_path / "home"))
+        if http:
+            service = await stack.enter_async_context(over_http(service))
+        await service.write("docs/d/f", pieces(b"first"), modified_ns=1_000_000_000)
+        await service.write("docs/d/f", pieces(b"second"))
+        await service.write("docs/d/new", pieces(b"new"))
+        present, first = (await service.history("docs/d/f")).versions
+        assert (present.entry.size, present.until_us, present.changed_by) == (6, None, "test")
+        assert (first.entry.size, first.ended_by, first.deleted) == (5, "test", False)
+        at = str(first.since_us)
+        assert [entry.path for entry in (await service.ls("docs", True, at=at)).entries] == ["docs/d", "docs/d/f"]
+        assert (await service.stat("docs/d/f", at)).modified_ns == 1_000_000_000
+        assert b"".join([piece async for piece in service.read("docs/d/f", at=at)]) == b"first"
+        with pytest.raises(NotFound):
+            await service.stat("docs/d/new", at)
+        planned = [step async for step in service.restore("docs", at, True, True)]
+        changes = [(change.action, change.path) for step in planned for change in step.changes]
+        assert changes == [("delete", "docs/d/new"), ("change", "docs/d/f")]
+        assert await content(service, "docs/d/f") == b"second"
+        done = [step async for step in service.restore("docs", at)][-1]
+        assert (done.files, done.deleted, done.failed) == (1, 0, 0)
+        assert await content(service, "docs/d/f") == b"first"
+        assert await paths(service, "docs", recursive=True) == ["docs/d", "docs/d/f", "docs/d/new"]
+        await service.rm("docs/d", recursive=True)
+        gone = await service.history("docs", True)
+        assert [(each.entry.path, each.ended_by) for each in gone.versions] == [(f"docs/{name}", "test") for name in ("d", "d/f", "d/new")]
+        assert gone.directory
+        with pytest.raises(NotFound):
+            _ = [step async for step in service.restore("docs/nothing", at)]
+        with pytest.raises(Invalid):
+            _ = [step async for step in service.restore("docs", "someday")]
+        with pytest.raises(NotFound):
+            await service.history("docs/nothing")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from stnode.errors import Conflict, Invalid, NotFound, Refused
+from stnode.node import moments
 from stnode.node.service import (
     PAGE,
     BucketStats,
@@ -17,11 +18,13 @@ from stnode.node.service import (
     Entry,
     FolderChange,
     FolderSettings,
+    History,
     Listing,
     NewFile,
     RepairPlan,
     RepairReport,
     RepairWish,
+    RestoreStep,
     SettingsChange,
 )
 from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, PendingDeletions, StoreStatus
@@ -49,6 +52,11 @@ class FakeService:
     begun_writes: int = 0
     broken_writes: int = 0
     changes: int = 0
+    rejected: bool = False
+    now_us: int = 1_763_700_000_000_000
+    versions: dict[str, History] = field(default_factory=dict)
+    restores: list[tuple[str, int, bool, bool]] = field(default_factory=list)
+    restore_steps: tuple[RestoreStep, ...] = (RestoreStep(),)
 
     async def close(self) -> None:
         pass
@@ -111,7 +119,10 @@ class FakeService:
 
     async def folder_set(self, folder: str, change: FolderChange) -> FolderSettings:
         old = self._folder(folder)
-        values = {name: getattr(change, name) for name in ("label", "type", "ignore", "ignore_permissions", "history")}
+        values = {
+            name: getattr(change, name)
+            for name in ("label", "type", "ignore", "ignore_permissions", "history", "history_floor", "delete_guard")
+        }
         removed = {self._device(name).id for name in change.remove_devices}
         devices = tuple(peer for peer in old.devices if peer not in removed) + tuple(self._device(name).id for name in change.add_devices)
         new = replace(old, devices=devices, **{name: value for name, value in values.items() if value is not None})
@@ -132,6 +143,12 @@ class FakeService:
         if self.pending is None:
             raise NotFound(f"no deletions wait in {self._folder(folder).id}")
         self.confirmed.set()
+        return self.pending.files
+
+    async def reject_deletions(self, folder: str) -> int:
+        if self.pending is None:
+            raise NotFound(f"no deletions wait in {self._folder(folder).id}")
+        self.rejected = True
         return self.pending.files
 
     async def settings_plan(
@@ -167,7 +184,30 @@ class FakeService:
             raise NotFound(f"there is no {path}")
         return self.entries[path]
 
-    async def ls(self, path: str, recursive: bool = False, after: str | None = None) -> Listing:
+    async def time_of(self, at: str) -> int:
+        return moments.parse(at, self.now_us)
+
+    def _now(self, at: str) -> None:
+        """The fake has no past but the present."""
+        if at and moments.parse(at, self.now_us) < self.now_us - 1_000_000:
+            raise NotFound("nothing was there then")
+
+    async def history(self, path: str, recursive: bool = False, after: str | None = None) -> History:
+        if path in self.versions:
+            return self.versions[path]
+        raise NotFound(f"there is no {path}")
+
+    async def restore(self, path: str, at: str, exact: bool = False, dry_run: bool = False) -> AsyncIterator[RestoreStep]:
+        at_us = await self.time_of(at)
+        self.restores.append((self._path(path), at_us, exact, dry_run))
+        if self.hold_deletions:
+            self.pending = PendingDeletions(1500, 2000, 3600.0)
+            await self.confirmed.wait()
+        for step in self.restore_steps:
+            yield step
+
+    async def ls(self, path: str, recursive: bool = False, after: str | None = None, at: str = "") -> Listing:
+        self._now(at)
         if not path:
             return Listing(tuple(Entry(folder, "directory") for folder in sorted(self.folders)))
         top = self._entry(path)
@@ -177,10 +217,12 @@ class FakeService:
         found = [e for e in below if (recursive or "/" not in e.path[len(top.path) + 1 :]) and (after is None or e.path > after)]
         return Listing(tuple(found[:PAGE]), found[PAGE - 1].path if len(found) > PAGE else None)
 
-    async def stat(self, path: str) -> Entry:
+    async def stat(self, path: str, at: str = "") -> Entry:
+        self._now(at)
         return self._entry(path)
 
-    async def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "") -> AsyncIterator[bytes]:
+    async def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "", at: str = "") -> AsyncIterator[bytes]:
+        self._now(at)
         entry = self._entry(path)
         if entry.type != "file":
             raise Invalid(f"{entry.path} is no file")

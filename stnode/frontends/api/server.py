@@ -5,7 +5,7 @@ the verbs that only read also answer `GET` with a query. Bodies of files are str
     GET  /api/read         the plain bytes; the connection breaks off where an error comes after the start
     PUT  /api/write?path=  the body is the file (size, modified_ns, permissions as in `Service.write`)
     POST /api/write_many   the body is that of `wire.pack_files`
-    POST /api/bucket_check one JSON line per step, an error as the last line
+    POST /api/bucket_check, /api/restore  one JSON line per step, an error as the last line
     GET  /health           for probes, open to all: 200 while the process works, whatever the store does
     GET  /metrics, /       Prometheus text, status page: open on a loopback address, else with the key
 
@@ -38,11 +38,22 @@ from stnode.telemetry import CONTENT_TYPE, get_logger
 log = get_logger(__name__)
 
 _STATUS = {"unavailable": 503, "conflict": 409, "not-found": 404, "invalid": 400, "corrupt": 500, "refused": 403, "full": 507}
-_READING = frozenset({"id", "status", "device_list", "folder_list", "ls", "stat", "bucket_stats"})
+_READING = frozenset({"id", "status", "device_list", "folder_list", "ls", "stat", "history", "time_of", "bucket_stats"})
 _CHANGING = frozenset(
-    {"device_add", "device_remove", "folder_add", "folder_remove", "folder_set", "folder_override", "folder_revert", "confirm_deletions"}
+    {
+        "device_add",
+        "device_remove",
+        "folder_add",
+        "folder_remove",
+        "folder_set",
+        "folder_override",
+        "folder_revert",
+        "confirm_deletions",
+        "reject_deletions",
+    }
     | {"settings_plan", "settings_apply", "symlink", "mkdir", "rm", "mv", "bucket_repair", "shutdown"}
 )
+_STEPWISE = ("bucket_check", "restore")
 _MAX_ARGUMENTS = 16 * 2**20
 _STOP_S = 2.0
 
@@ -71,7 +82,8 @@ class ApiServer:
         app.router.add_route("*", "/api/read", self._read)
         app.router.add_put("/api/write", self._write)
         app.router.add_post("/api/write_many", self._write_many)
-        app.router.add_post("/api/bucket_check", self._bucket_check)
+        for verb in _STEPWISE:
+            app.router.add_post(f"/api/{verb}", self._steps)
         app.router.add_route("*", "/api/{verb}", self._verb)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_S)
         await runner.setup()
@@ -183,9 +195,10 @@ class ApiServer:
         await self._service.write_many(wire.unpack_files(await request.read()))
         return web.json_response(None)
 
-    async def _bucket_check(self, request: web.Request) -> web.StreamResponse:
-        arguments = await _arguments(request, "bucket_check")
-        async with aclosing(cast("Any", self._service.bucket_check(**arguments))) as steps:
+    async def _steps(self, request: web.Request) -> web.StreamResponse:
+        verb = request.path.rpartition("/")[2]
+        arguments = await _arguments(request, verb)
+        async with aclosing(cast("Any", getattr(self._service, verb)(**arguments))) as steps:
             response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
             await response.prepare(request)
             try:

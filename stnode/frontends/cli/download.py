@@ -39,9 +39,11 @@ def local_error(path: Path, exc: OSError) -> StnodeError:
 
 
 class Download:
-    """One `get`. Errors of single paths go to `failures`; anything that ends all of it is raised."""
+    """One `get` of what is there, or was at the moment `at`. Errors of single paths go to `failures`; anything that ends all of it is
+    raised."""
 
-    def __init__(self, service: Service, env: Env, failures: Failures, progress: Progress) -> None:
+    def __init__(self, service: Service, env: Env, failures: Failures, progress: Progress, at: str = "") -> None:
+        self._at = at
         self._service = service
         self._env = env
         self._failures = failures
@@ -136,7 +138,7 @@ class Download:
         stream, offset = await run(_open_part, part)
         try:
             flushed = offset
-            async with aclosing(cast("Any", self._service.read(entry.path, offset, None, entry.revision))) as pieces:
+            async with aclosing(cast("Any", self._service.read(entry.path, offset, None, entry.revision, self._at))) as pieces:
                 async for piece in pieces:
                     await run(stream.write, piece)
                     offset += len(piece)

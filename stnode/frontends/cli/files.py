@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -20,15 +20,20 @@ from stnode.frontends.cli.upload import PIECE, Upload
 from stnode.node.present import count_text, size_text
 from stnode.node.service import Entry, Service
 
+T = TypeVar("T")
 PATH = "FOLDER/PATH"
+TIME_HELP = "2026-11-20T18:30, 2h (ago), 3d, or a version's number from `stnode history`"
 _HELD_BACK_S = 1.0
 
 
-async def listed(service: Service, path: str, recursive: bool = False) -> AsyncIterator[tuple[Entry, ...]]:
+at_option = click.option("--at", metavar="TIME", default="", help=f"As it was then: {TIME_HELP}.")
+
+
+async def listed(service: Service, path: str, recursive: bool = False, at: str = "") -> AsyncIterator[tuple[Entry, ...]]:
     """All pages of a listing."""
     after: str | None = None
     while True:
-        page = await service.ls(path, recursive, after)
+        page = await service.ls(path, recursive, after, at)
         yield page.entries
         if page.next is None:
             return
@@ -40,13 +45,14 @@ async def listed(service: Service, path: str, recursive: bool = False) -> AsyncI
 @click.option("-l", "long", is_flag=True, help="Show mode, size and time.")
 @click.option("-R", "recursive", is_flag=True, help="Show everything below.")
 @click.option("--json", "as_json", is_flag=True, help="Show a JSON array.")
+@at_option
 @pass_app
-def ls(app: App, path: str, long: bool, recursive: bool, as_json: bool) -> None:
+def ls(app: App, path: str, long: bool, recursive: bool, as_json: bool, at: str) -> None:
     """List folders, or what is in a directory of one."""
 
     async def work(service: Service, _: Env) -> None:
         array = JsonArray()
-        async for entries in listed(service, path, recursive):
+        async for entries in listed(service, path, recursive, await fixed(service, at)):
             if as_json:
                 array.add(entries)
                 continue
@@ -64,14 +70,16 @@ def ls(app: App, path: str, long: bool, recursive: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("paths", metavar=f"{PATH}...", nargs=-1, required=True)
+@at_option
 @pass_app
-def cat(app: App, paths: tuple[str, ...]) -> None:
+def cat(app: App, paths: tuple[str, ...], at: str) -> None:
     """Write files to standard output."""
 
     async def work(service: Service, env: Env) -> None:
         out = sys.stdout.buffer
+        moment = await fixed(service, at)
         for path in paths:
-            async with aclosing(cast("Any", service.read(path))) as pieces:
+            async with aclosing(cast("Any", service.read(path, at=moment))) as pieces:
                 async for piece in pieces:
                     await env.threads.run(out.write, piece)
         await env.threads.run(out.flush)
@@ -82,29 +90,38 @@ def cat(app: App, paths: tuple[str, ...]) -> None:
 @click.command()
 @click.argument("path", metavar=PATH)
 @click.argument("local", metavar="[LOCAL]", required=False, type=click.Path(path_type=Path))
+@at_option
 @pass_app
-def get(app: App, path: str, local: Path | None) -> None:
+def get(app: App, path: str, local: Path | None, at: str) -> None:
     """Copy a file, or a directory with everything in it, to a local path.
 
     A directory's content goes into LOCAL. Running it again goes on where it stopped: what is there with the same size and time stays.
     """
 
-    async def work(service: Service, env: Env) -> None:
-        top = await service.stat(path)
-        failures, progress = Failures(), Progress(env.clock, "got")
-        download = Download(service, env, failures, progress)
-        try:
-            if top.type == "directory":
-                await download.tree(top, listed(service, top.path, recursive=True), local or Path(top.name))
-            else:
-                target = local or Path(top.name)
-                await download.single(top, target / top.name if target.is_dir() and not target.is_symlink() else target)
-        finally:
-            progress.end()
-        _summary("got", progress)
-        failures.finish()
+    app.run(lambda service, env: fetched(service, env, path, local, at))
 
-    app.run(work)
+
+async def fetched(service: Service, env: Env, path: str, local: Path | None, at: str) -> None:
+    """Copies what was at `path` to a local path (None: here, under its own name), and says what it did."""
+    moment = await fixed(service, at)
+    top = await service.stat(path, moment)
+    failures, progress = Failures(), Progress(env.clock, "got")
+    download = Download(service, env, failures, progress, moment)
+    try:
+        if top.type == "directory":
+            await download.tree(top, listed(service, top.path, recursive=True, at=moment), local or Path(top.name))
+        else:
+            target = local or Path(top.name)
+            await download.single(top, target / top.name if target.is_dir() and not target.is_symlink() else target)
+    finally:
+        progress.end()
+    _summary("got", progress)
+    failures.finish()
+
+
+async def fixed(service: Service, at: str) -> str:
+    """A moment as one that stays the same while the command asks again and again; "" is now."""
+    return str(await service.time_of(at)) if at else ""
 
 
 @click.command()
@@ -183,12 +200,16 @@ def rm(app: App, paths: tuple[str, ...], recursive: bool, yes: bool) -> None:
 
 
 async def _remove(service: Service, env: Env, path: str, recursive: bool, yes: bool) -> None:
-    """Removes one path. If the deletions are held back, lets them go, asks, or says what they wait for."""
+    await let_go(service, env, path.partition("/")[0], service.rm(path, recursive), yes)
+
+
+async def let_go(service: Service, env: Env, folder: str, work: Coroutine[Any, Any, T], yes: bool) -> T:
+    """Does what may delete much of a folder. If the deletions are held back, lets them go, asks, or says what they wait for."""
     told = False
-    removal = env.spawn(service.rm(path, recursive), "rm")
+    removal = env.spawn(work, "deletion")
     try:
         while not (await asyncio.wait({removal}, timeout=_HELD_BACK_S))[0]:
-            folder = (await service.stat(path.partition("/")[0])).path
+            folder = (await service.stat(folder)).path
             held = next((f.pending_deletions for f in (await service.status()).folders if f.id == folder), None)
             if held is None or told:
                 continue
@@ -199,7 +220,7 @@ async def _remove(service: Service, env: Env, path: str, recursive: bool, yes: b
             else:
                 told = True
                 click.echo(f"{what}; they wait for an hour, or for `stnode folder confirm-deletions {folder}`", err=True)
-        await removal
+        return await removal
     finally:
         removal.cancel()
 

@@ -167,7 +167,7 @@ def status_text(status: NodeStatus, now_s: float) -> str:
     ]
     parts = [table(head)]
     if status.folders:
-        parts.append(table([_FOLDER_HEAD, *map(_folder, status.folders)], right=frozenset({3, 4})) + _folder_trouble(status, now_s))
+        parts.append(table([_FOLDER_HEAD, *map(_folder, status.folders)], right=frozenset({3, 4})) + _folder_lines(status, now_s))
     if status.devices:
         parts.append(table([_DEVICE_HEAD, *(_device(device, now_s) for device in status.devices)], right=frozenset({4, 5})))
     if status.siblings:
@@ -228,10 +228,18 @@ def _folder(folder: FolderStatus) -> tuple[str, ...]:
     return (printable(shown), folder.type, folder.state, f"{folder.files:,}", size_text(folder.bytes), ", ".join(needed) or "-")
 
 
-def _folder_trouble(status: NodeStatus, now_s: float) -> str:
-    """Lines below the table for what needs somebody's attention."""
+def _history(folder: FolderStatus, now_s: float) -> str:
+    oldest = "" if folder.history_oldest_s is None else f", back to {span_text(now_s - folder.history_oldest_s)} ago"
+    kept = f"{count_text(folder.history_versions, 'old version', 'old versions')}, {size_text(folder.history_bytes)}{oldest}"
+    return f"{folder.id}: {kept}; kept is {folder.history_words} ({folder.history})"
+
+
+def _folder_lines(status: NodeStatus, now_s: float) -> str:
+    """Lines below the table: what the history holds, and what needs somebody's attention."""
     lines = []
     for folder in status.folders:
+        if folder.history:
+            lines.append(_history(folder, now_s))
         if folder.reason:
             lines.append(f"{folder.id}: {folder.reason}")
         lines += [f"{folder.id}: {error.path}: {error.message}" for error in folder.errors]
@@ -243,7 +251,7 @@ def _folder_trouble(status: NodeStatus, now_s: float) -> str:
         if (waiting := folder.pending_deletions) is not None:
             lines.append(
                 f"{folder.id}: the deletion of {waiting.files:,} of {waiting.total:,} files waits for {span_text(waiting.until_s - now_s)}, "
-                f"or for `stnode folder confirm-deletions {folder.id}`"
+                f"or for `stnode folder confirm-deletions {folder.id}` (or `reject-deletions`)"
             )
     return "".join(f"\n  {printable(line)}" for line in lines)
 

@@ -17,7 +17,9 @@ from stnode.node.service import DeviceSettings, FolderChange, FolderSettings, Fo
 _TYPES = click.Choice(["sendreceive", "sendonly", "receiveonly"])
 _json = click.option("--json", "as_json", is_flag=True, help="Show JSON.")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
-_HISTORY_HELP = "How long replaced and deleted versions are kept. All are kept now; a later version acts on it."
+_HISTORY_HELP = "What replaced and deleted versions are kept: 30d, 0, all, simple:5, simple:5,30d, trashcan:30d, staggered:365d."
+_FLOOR_HELP = "Younger versions are kept whatever --history says, such as 1d or 0; 7 days without it."
+_GUARD_HELP = "Share of files, such as 0.3, whose deletion within an hour waits for a word; off: none; half of them without it."
 
 
 def _confirm(question: str, yes: bool) -> None:
@@ -88,6 +90,8 @@ def folder() -> None:
 )
 @click.option("--ignore-permissions", is_flag=True, help="Neither store nor send permissions.")
 @click.option("--history", default="30d", show_default=True, help=_HISTORY_HELP)
+@click.option("--history-floor", default="", help=_FLOOR_HELP)
+@click.option("--delete-guard", default="", help=_GUARD_HELP)
 @pass_app
 def folder_add(
     app: App,
@@ -98,9 +102,11 @@ def folder_add(
     ignore: tuple[str, ...],
     ignore_permissions: bool,
     history: str,
+    history_floor: str,
+    delete_guard: str,
 ) -> None:
     """Add a folder. Its ID must be the one that the other devices use."""
-    settings = FolderSettings(id, label, kind, devices, ignore, ignore_permissions, history)
+    settings = FolderSettings(id, label, kind, devices, ignore, ignore_permissions, history, history_floor, delete_guard)
 
     async def work(service: Service, _: Env) -> None:
         made = await service.folder_add(settings)
@@ -156,6 +162,8 @@ def folder_list(app: App, as_json: bool) -> None:
 @click.option("--no-ignore", is_flag=True, help="Take all ignore patterns away.")
 @click.option("--ignore-permissions/--keep-permissions", default=None, help="Whether permissions are left alone.")
 @click.option("--history", help=_HISTORY_HELP)
+@click.option("--history-floor", help=_FLOOR_HELP)
+@click.option("--delete-guard", help=_GUARD_HELP)
 @pass_app
 def folder_set(
     app: App,
@@ -168,12 +176,14 @@ def folder_set(
     no_ignore: bool,
     ignore_permissions: bool | None,
     history: str | None,
+    history_floor: str | None,
+    delete_guard: str | None,
 ) -> None:
     """Change a folder's settings, for all nodes of the store."""
     if ignore and no_ignore:
         raise click.UsageError("--ignore and --no-ignore exclude each other")
     patterns = () if no_ignore else ignore or None
-    change = FolderChange(label, kind, add_devices, remove_devices, patterns, ignore_permissions, history)
+    change = FolderChange(label, kind, add_devices, remove_devices, patterns, ignore_permissions, history, history_floor, delete_guard)
     if change == FolderChange():
         raise click.UsageError("nothing to change was named")
     app.run(lambda service, _: service.folder_set(folder, change))
@@ -206,6 +216,18 @@ def confirm_deletions(app: App, folder: str) -> None:
     click.echo(f"deleting {count_text(count, 'file', 'files')}")
 
 
+@folder.command("reject-deletions")
+@click.argument("folder", metavar="FOLDER")
+@pass_app
+def reject_deletions(app: App, folder: str) -> None:
+    """Give a mass deletion up that waits for an answer.
+
+    What is here is announced anew, over the deletions: the devices that deleted it, or believed them, get it back.
+    """
+    count = app.run(lambda service, _: service.reject_deletions(folder))
+    click.echo(f"kept {count_text(count, 'file', 'files')}")
+
+
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Show the differences, change nothing.")
 @click.option("--prune", is_flag=True, help="Also remove devices and folders that config.toml does not name.")
@@ -236,7 +258,10 @@ def apply(app: App, dry_run: bool, prune: bool, yes: bool) -> None:
 def wishes(asked: config.Config) -> tuple[tuple[DeviceSettings, ...], tuple[FolderSettings, ...]]:
     """The devices and folders of a configuration as settings."""
     devices = tuple(DeviceSettings(d.id, d.name, d.addresses) for d in asked.device)
-    folders = tuple(FolderSettings(f.id, f.label, f.type, f.devices, f.ignore, f.ignore_permissions, f.history) for f in asked.folder)
+    folders = tuple(
+        FolderSettings(f.id, f.label, f.type, f.devices, f.ignore, f.ignore_permissions, f.history, f.history_floor, f.delete_guard)
+        for f in asked.folder
+    )
     return devices, folders
 
 

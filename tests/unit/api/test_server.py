@@ -164,7 +164,7 @@ async def test_no_daemon_is_unavailable() -> None:
 
 @pytest.mark.expects_log("the API failed")
 async def test_a_bug_is_reported_as_one(url: str, fake: FakeService) -> None:
-    async def broken(path: str) -> Entry:
+    async def broken(path: str, at: str = "") -> Entry:
         raise RuntimeError(path)
 
     fake.stat = broken  # type: ignore[method-assign]

@@ -65,7 +65,7 @@ def test_mistakes_of_usage(cli: Cli) -> None:
 
 @pytest.mark.parametrize("error", [Unavailable("no answer", hint="wait"), Refused("no rights"), Corrupt("bad pack", hint="repair")])
 def test_errors_have_message_hint_and_code(cli: Cli, fake: FakeService, error: Unavailable) -> None:
-    async def fails(path: str) -> None:
+    async def fails(path: str, at: str = "") -> None:
         raise error
 
     fake.stat = fails  # type: ignore[assignment, method-assign]
@@ -75,7 +75,7 @@ def test_errors_have_message_hint_and_code(cli: Cli, fake: FakeService, error: U
 
 
 def test_a_bug_is_no_traceback_unless_wanted(cli: Cli, fake: FakeService) -> None:
-    async def fails(path: str) -> None:
+    async def fails(path: str, at: str = "") -> None:
         raise RuntimeError("oops")
 
     fake.stat = fails  # type: ignore[assignment, method-assign]

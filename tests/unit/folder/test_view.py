@@ -13,8 +13,9 @@ from stnode.clock import Env, InlineThreads, SeededRandomness, SystemClock
 from stnode.db import Database
 from stnode.errors import Conflict, Invalid, NotFound, Refused
 from stnode.folder import index
+from stnode.folder.entries import Entry
 from stnode.folder.treewriter import Chunks, NewDirectory, NewItem, NewSymlink, Written
-from stnode.folder.view import Entry, FolderView
+from stnode.folder.view import FolderView
 from stnode.objectstore.memory import MemoryStore
 from stnode.protocol import deviceid, fileinfo
 from stnode.protocol.deviceid import DeviceID
