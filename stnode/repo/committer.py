@@ -251,8 +251,10 @@ class Committer:
         """Puts mass deletions aside; whether there were any."""
         now, held = self.env.clock.monotonic(), False
         for fid, (wishes, count) in proposal.deletions().items():
-            if self.guard.holds(fid, count + group.deletions_behind.get(fid, 0), proposal.folders[fid], now):
-                log.warning("deletions wait for confirmation", folder=proposal.folders[fid].fkey, files=count)
+            count += group.deletions_behind.get(fid, 0)
+            if self.guard.holds(fid, count, proposal.folders[fid], now):
+                if not self.guard.held(fid):
+                    log.warning("deletions wait for confirmation", folder=proposal.folders[fid].fkey, files=count)
                 self.guard.hold(fid, wishes, now)
                 gone = set(wishes)
                 group.wishes = [wish for wish in group.wishes if wish not in gone]

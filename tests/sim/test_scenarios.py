@@ -848,6 +848,26 @@ async def mass_deletion(world: World) -> None:
     await world.check()
 
 
+async def mass_deletion_on_two_nodes(world: World) -> None:
+    """A device that is connected to two nodes deletes everything: each holds by itself, one answer is enough for both."""
+    a, b = await world.two()
+    first = await a.file("f0", "x", ((1, 1),))
+    await a.put(*[replace(first, info=file_info(f"f{number}", "x", ((1, 1),))) for number in range(1200)])
+    await b.store.follow_to_head()
+    gone = [removed(f"f{number}", ((1, 2),)) for number in range(900)]
+    waiting = [asyncio.ensure_future(node.submit(*gone)) for node in (a, b)]
+    while not (a.store.pending_deletions() and b.store.pending_deletions()):
+        await a.env.clock.sleep(1)
+    assert [node.store.pending_deletions()[0].files for node in (a, b)] == [900, 900]
+    a.store.confirm_deletions(1)
+    outcomes = await asyncio.gather(*waiting)
+    assert {outcome.status for outcome in outcomes[0]} == {Status.COMMITTED}
+    assert {outcome.status for outcome in outcomes[1]} == {Status.DROPPED}
+    assert b.env.clock.monotonic() < 600
+    assert not b.store.pending_deletions()
+    await world.check()
+
+
 async def losing_version_kept(world: World) -> None:
     """A losing version that a device announces is not copied here; it may be kept as history, without touching what is current."""
     a, b = await world.two()
@@ -904,4 +924,5 @@ test_an_outage = simulated(outage)
 test_a_bucket_put_back_in_an_outage = simulated(put_back_in_an_outage)
 test_a_large_body_that_loses = simulated(large_body, seeds=2)
 test_a_mass_deletion_waits = simulated(mass_deletion, seeds=2)
+test_a_mass_deletion_waits_on_each_node = simulated(mass_deletion_on_two_nodes, seeds=2)
 test_a_losing_version_that_is_announced = simulated(losing_version_kept)
