@@ -203,7 +203,7 @@ class FolderRunner:
         """The device is connected and lists this folder."""
         self.peers[peer.device] = peer
         self.transfer.source_up(peer)
-        self.sharing.about_to_pull()
+        self.sharing.about_to_pull(peer.device)
         self._retries.start_anew()
         self._wake_up()
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from sqlite3 import Connection
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from stnode.clock import Env, Tasks
 from stnode.db import Database
@@ -49,6 +49,7 @@ _RENEWED_S: Final = 60.0
 _NEWS_S: Final = 600.0
 """So long after a device has connected siblings are likely to have come to it too: what they say is waited for, and read more often."""
 _RENEWED_EARLY_S: Final = 10.0
+_TOLD_S: Final = 15.0
 _FIRST_READ_S: Final = 2.0
 _SPLIT_S: Final = 30.0
 _DEFAULT_RATE: Final = 4e6
@@ -66,6 +67,7 @@ class HeartbeatSource(Protocol):
     @property
     def known(self) -> Mapping[bytes, Heartbeat]: ...
     def fresh(self) -> list[Heartbeat]: ...
+    def age_s(self, heartbeat: Heartbeat) -> float: ...
     async def refresh(self, max_age_s: float = ...) -> None: ...
     async def renew(self, max_age_s: float = ...) -> None: ...
 
@@ -98,10 +100,11 @@ class Sharing:
         self._heartbeats = heartbeats
         self._me = me
         self._fid = fid
+        self._shared: set[int] = set()
         self._siblings: dict[bytes, _Sibling] = {}
         self._left = Left()
         self._split: Split | None = None
-        self._made = self._device_up = float("-inf")
+        self._made = self._device_up = self._shared_at = float("-inf")
         self._began = self._ended = float("-inf")
         self._idle_since: float | None = None
         self._interval = LOOK_S
@@ -110,11 +113,14 @@ class Sharing:
 
     # --- who is there
 
-    def about_to_pull(self) -> None:
+    def about_to_pull(self, device: int) -> None:
         """A device has connected: what siblings say is read in the background, if that was not done within minutes."""
         self._made = float("-inf")
         self._device_up = self._env.clock.monotonic()
-        self._soon(self._heartbeats.refresh(_LISTED_S))
+        if device not in self._shared:
+            self._shared.add(device)
+            self._shared_at = self._device_up
+        self._soon(self._heartbeats.refresh, _LISTED_S)
 
     def device_lost(self) -> None:
         """A device has left: its files are for those who still reach it."""
@@ -125,7 +131,7 @@ class Sharing:
         if applied.own or not applied.node:
             return
         if applied.node not in self._heartbeats.known:
-            self._soon(self._heartbeats.refresh(_RENEWED_S))
+            self._soon(self._heartbeats.refresh, _RENEWED_S)
         sibling = self._siblings.get(applied.node)
         if sibling is not None and self._fid in applied.touched:
             sibling.committed = self._env.clock.monotonic()
@@ -135,18 +141,16 @@ class Sharing:
         """Ends reading."""
         await self._tasks.close()
 
-    def _soon(self, read: Coroutine[Any, Any, None]) -> None:
+    def _soon(self, read: Callable[[float], Awaitable[None]], max_age_s: float) -> None:
         """Reads in the background, unless that is being done."""
-        if self._reading:
-            read.close()
-            return
-        self._reading = True
-        self._tasks.spawn(self._read(read), "heartbeats")
+        if not self._reading:
+            self._reading = True
+            self._tasks.spawn(self._read(read, max_age_s), "heartbeats")
 
-    async def _read(self, read: Coroutine[Any, Any, None]) -> None:
+    async def _read(self, read: Callable[[float], Awaitable[None]], max_age_s: float) -> None:
         before = self._heartbeats.fresh()
         try:
-            await read
+            await read(max_age_s)
         except StnodeError as exc:  # a hint: what was known goes on, and the folder's own work tells of the store's trouble
             _log.info("heartbeats not read", error=exc.message)
         self._reading = False
@@ -164,9 +168,14 @@ class Sharing:
             for heartbeat in self._heartbeats.fresh()
             if not heartbeat.full
             and settings.fkey not in heartbeat.not_pulled
+            and (settings.fkey not in heartbeat.unshared or self._is_older(heartbeat))
             and any(reach.device_id in devices for reach in heartbeat.reached)
         ]
         return able if any(heartbeat.node != self._me for heartbeat in able) else []
+
+    def _is_older(self, heartbeat: Heartbeat) -> bool:
+        """Whether it was written before a device began to share the folder here: most likely it does so there too by now."""
+        return self._heartbeats.age_s(heartbeat) > self._env.clock.monotonic() - self._shared_at - _TOLD_S
 
     # --- a pass over what is needed
 
@@ -196,9 +205,9 @@ class Sharing:
             if all(heartbeat.node == self._me for heartbeat in self._heartbeats.fresh()):
                 return None
             if not self._early():
-                self._soon(self._heartbeats.renew(_RENEWED_S))
+                self._soon(self._heartbeats.renew, _RENEWED_S)
                 return None
-        await self._read(self._heartbeats.renew(_RENEWED_EARLY_S if self._early() else _RENEWED_S))
+        await self._read(self._heartbeats.renew, _RENEWED_EARLY_S if self._early() else _RENEWED_S)
         now = self._env.clock.monotonic()
         if self._split is None or now - self._made >= _SPLIT_S:
             able = self._others(settings)

@@ -254,6 +254,7 @@ class Node:
             page=self.page,
             reached=tuple(reached),
             not_pulled=tuple(sorted(folder.settings.fkey for folder in self.folders.values() if folder.runner is None)),
+            unshared=tuple(sorted(runner.settings.fkey for runner in runners.values() if not runner.peers)),
             working=status.waiting > 0 or any(runner.working for runner in runners.values()),
             head=status.number,
             features=tuple(sorted(KNOWN_FEATURES)),

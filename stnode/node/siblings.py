@@ -409,8 +409,9 @@ class Siblings:
         return True
 
 
-def _whom(heartbeat: Heartbeat) -> set[bytes]:
-    return {reach.device_id for reach in heartbeat.reached}
+def _whom(heartbeat: Heartbeat) -> tuple[object, ...]:
+    """Whom it reaches, and for which folders."""
+    return {reach.device_id for reach in heartbeat.reached}, heartbeat.unshared, heartbeat.not_pulled
 
 
 def _essence(heartbeat: Heartbeat) -> Heartbeat:

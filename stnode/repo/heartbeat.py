@@ -45,7 +45,8 @@ class Reach:
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     """What a node says of itself. `written_us` is the store's time of the object (0 before it is written). `addresses` take BEP connections; `page` is
-    "" where only the node's own machine reaches it. `not_pulled`: fkeys of folders that it does not pull. `full`: no room for another pack, `working`: it
+    "" where only the node's own machine reaches it. `not_pulled`: fkeys of folders that it does not pull, `unshared`: of those that it pulls and
+    that no peer which it reaches shares with it. `full`: no room for another pack, `working`: it
     pulls or commits. `head` is the last commit that it has applied, `started_us` the store's time at the start of the process `instance`. `stopped`: the last word of a
     process that ended in order."""
 
@@ -59,6 +60,7 @@ class Heartbeat:
     page: str = ""
     reached: tuple[Reach, ...] = ()
     not_pulled: tuple[str, ...] = ()
+    unshared: tuple[str, ...] = ()
     full: bool = False
     working: bool = False
     head: int = 0
@@ -82,6 +84,7 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
         page=heartbeat.page,
         reached=[pb.Reach(device_id=reach.device_id, bytes_per_s=reach.bytes_per_s) for reach in heartbeat.reached],
         not_pulled=heartbeat.not_pulled,
+        unshared=heartbeat.unshared,
         full=heartbeat.full,
         working=heartbeat.working,
         head=heartbeat.head,
@@ -110,6 +113,7 @@ def decode_heartbeat(data: bytes, name: str) -> Heartbeat:
         page=message.page,
         reached=tuple(Reach(reach.device_id, reach.bytes_per_s) for reach in message.reached),
         not_pulled=tuple(message.not_pulled),
+        unshared=tuple(message.unshared),
         full=message.full,
         working=message.working,
         head=message.head,

@@ -146,6 +146,7 @@ def heartbeat() -> Heartbeat:
         head=70,
         features=("later",),
         stopped=True,
+        unshared=(PHOTOS.fkey,),
     )
 
 

@@ -323,7 +323,7 @@ class RunRef(_message.Message):
     def __init__(self, id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., entries: _Optional[int] = ..., number: _Optional[int] = ..., first_key: _Optional[bytes] = ..., base_entries: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("node", "instance", "name", "version", "started_us", "addresses", "page", "reached", "not_pulled", "full", "working", "head", "features", "stopped")
+    __slots__ = ("node", "instance", "name", "version", "started_us", "addresses", "page", "reached", "not_pulled", "full", "working", "head", "features", "stopped", "unshared")
     NODE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -338,6 +338,7 @@ class Heartbeat(_message.Message):
     HEAD_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     STOPPED_FIELD_NUMBER: _ClassVar[int]
+    UNSHARED_FIELD_NUMBER: _ClassVar[int]
     node: bytes
     instance: int
     name: str
@@ -352,7 +353,8 @@ class Heartbeat(_message.Message):
     head: int
     features: _containers.RepeatedScalarFieldContainer[str]
     stopped: bool
-    def __init__(self, node: _Optional[bytes] = ..., instance: _Optional[int] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started_us: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., page: _Optional[str] = ..., reached: _Optional[_Iterable[_Union[Reach, _Mapping]]] = ..., not_pulled: _Optional[_Iterable[str]] = ..., full: _Optional[bool] = ..., working: _Optional[bool] = ..., head: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., stopped: _Optional[bool] = ...) -> None: ...
+    unshared: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node: _Optional[bytes] = ..., instance: _Optional[int] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started_us: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., page: _Optional[str] = ..., reached: _Optional[_Iterable[_Union[Reach, _Mapping]]] = ..., not_pulled: _Optional[_Iterable[str]] = ..., full: _Optional[bool] = ..., working: _Optional[bool] = ..., head: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., stopped: _Optional[bool] = ..., unshared: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Reach(_message.Message):
     __slots__ = ("device_id", "bytes_per_s")

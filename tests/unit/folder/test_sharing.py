@@ -32,6 +32,7 @@ class Beats:
     def __init__(self) -> None:
         self.known: Mapping[bytes, Heartbeat] = {}
         self.reads = 0
+        self.written_s = 0.0
         self.failing = False
 
     def say(self, *nodes: bytes, rate: int = 0, **fields: object) -> None:
@@ -39,6 +40,9 @@ class Beats:
 
     def fresh(self) -> list[Heartbeat]:
         return list(self.known.values())
+
+    def age_s(self, heartbeat: Heartbeat) -> float:
+        return asyncio.get_running_loop().time() - self.written_s
 
     async def refresh(self, max_age_s: float = 0) -> None:
         self.reads += 1
@@ -98,11 +102,26 @@ async def test_alone_nothing_is_asked_and_nothing_is_left() -> None:
 async def test_nodes_that_cannot_help_do_not_count() -> None:
     async with bench() as at:
         at.beats.say(ME)
-        for fields in ({"full": True}, {"not_pulled": (SETTINGS.fkey,)}):
-            at.beats.say(OTHER, **fields)  # type: ignore[arg-type]
+        for fields in ({"full": True}, {"not_pulled": (SETTINGS.fkey,)}, {"unshared": (SETTINGS.fkey,)}):
+            at.beats.say(OTHER, **fields)
             assert await at.split() is None
         at.beats.say(OTHER)
         assert await at.split() is not None
+
+
+@simulated
+async def test_who_shares_the_folder_with_others_is_taken_to_share_it_with_all_until_they_have_told() -> None:
+    async with bench() as at:
+        at.beats.say(ME)
+        at.beats.say(OTHER, unshared=(SETTINGS.fkey,))
+        await asyncio.sleep(1000)
+        at.sharing.about_to_pull(1)
+        assert await at.split() is not None
+        await asyncio.sleep(40)
+        at.beats.written_s = asyncio.get_running_loop().time()
+        assert await at.split() is None
+        at.sharing.about_to_pull(1)  # it comes again: nothing new by that
+        assert await at.split() is None
 
 
 @simulated
