@@ -440,7 +440,8 @@ class FakePeer:
                 if (now := folder.heard.get(info.name)) is None or now.version != info.version:
                     break
             order = self._takes(folder, info)  # it may have been edited meanwhile
-            if data is None or order is None:
+            now = folder.heard.get(info.name)
+            if data is None or order is None or now is None or now.version != info.version:
                 continue
             own = folder.files.get(info.name)
             if order is not Ordering.GREATER and own is not None and self._worth_a_copy(own, info):

@@ -31,7 +31,7 @@ from stnode.net import base as net
 from stnode.node import node as node_module
 from stnode.node.connections import DeviceState
 from stnode.node.node import Node
-from stnode.objectstore.base import Buffer, IfMatch, Key, Mode, PutResult
+from stnode.objectstore.base import Buffer, IfMatch, Key, Mode, ObjectStore, PutResult
 from stnode.objectstore.faulty import FaultPlan, Faulty
 from stnode.objectstore.memory import MemoryStore
 from stnode.objectstore.options import StoreOptions
@@ -64,10 +64,12 @@ def simulated(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]
 
 
 class VirtualClock:
-    """The loop's virtual time, as a wall clock and as a monotonic one."""
+    """The loop's virtual time, as a wall clock that may be wrong by `skew_s`, and as a monotonic one."""
+
+    skew_s = 0.0
 
     def now_ns(self) -> int:
-        return START_NS + int(asyncio.get_running_loop().time() * 1e9)
+        return START_NS + int((asyncio.get_running_loop().time() + self.skew_s) * 1e9)
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()
@@ -91,15 +93,25 @@ class TrackedEnv(Env):
 
 class World:
     """One bucket, one node on it, any number of peers. `faulty.plan` may be changed at any time. `beside` another world: a second node, with
-    a name of its own, on the same bucket and network; or with the same name, a second process of the same identity."""
+    a name of its own, on the same bucket and network; or with the same name, a second process of the same identity.
+    `reached` is the bucket as nodes reach it, for a witness in between."""
 
     def __init__(
-        self, seed: int | str = 1, *, pull_memory: int = 64 << 20, name: str = "node", address: str = "", beside: World | None = None
+        self,
+        seed: int | str = 1,
+        *,
+        pull_memory: int = 64 << 20,
+        name: str = "node",
+        address: str = "",
+        beside: World | None = None,
+        bucket: MemoryStore | None = None,
     ) -> None:
         self.clock = VirtualClock()
         self.seed = seed if beside is None else f"{seed} {name} {address}"
         self.random = SeededRandomness(f"world {self.seed}")
-        self.bucket: MemoryStore = MemoryStore(Env(self.clock, self.random, InlineThreads())) if beside is None else beside.bucket
+        fresh = bucket or MemoryStore(Env(self.clock, self.random, InlineThreads()))
+        self.bucket = fresh if beside is None else beside.bucket
+        self.reached: ObjectStore = self.bucket if beside is None else beside.reached
         self.beside = beside
         self.name = name
         self.address = address or f"memory://{name}"
@@ -146,7 +158,7 @@ class World:
         self.lives += 1
         self.env = TrackedEnv(self.clock, SeededRandomness(f"node {self.seed} {self.lives}"), InlineThreads())
         self.faulty = Faulty(
-            self.bucket, Env(self.clock, SeededRandomness(f"net {self.seed} {self.lives}"), InlineThreads()), plan or FaultPlan()
+            self.reached, Env(self.clock, SeededRandomness(f"net {self.seed} {self.lives}"), InlineThreads()), plan or FaultPlan()
         )
         if not keep_cache:
             self.db = Database(None, inline=True)
