@@ -110,7 +110,7 @@ class World:
         self.seed = seed if beside is None else f"{seed} {name} {address}"
         self.random = SeededRandomness(f"world {self.seed}")
         fresh = bucket or MemoryStore(Env(self.clock, self.random, InlineThreads()))
-        self.bucket = fresh if beside is None else beside.bucket
+        self.bucket: MemoryStore = fresh if beside is None else beside.bucket
         self.reached: ObjectStore = self.bucket if beside is None else beside.reached
         self.beside = beside
         self.name = name
