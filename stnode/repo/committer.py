@@ -82,7 +82,7 @@ class _Stored:
 class Group:
     """What is committed together. `deletions_behind` are the deletions of files that wait for later groups, by folder: the guard must not
     let a mass deletion through piece by piece. `born_s` is when its first wish came (monotonic); `time_s` the store time of its local vectors, fixed
-    at the first judgement so that a lost slot alone does not change the body."""
+    at the first judgement so that a lost slot alone does not change the body; `upload_s` what the upload of its body took."""
 
     wishes: list[Wish]
     entries: list[EntryWish]
@@ -92,6 +92,7 @@ class Group:
     time_s: int = 0
     losses: int = 0
     voids: int = 0
+    upload_s: float = 0.0
     stored: _Stored | None = None
     open: _Attempt | None = None
 
@@ -308,7 +309,9 @@ class Committer:
             attempt = self._slot(proposal, None, (), proposal.body)
             if attempt is not None:
                 return attempt
+        started_s = self.env.clock.monotonic()
         group.stored = await self._upload(proposal, encoded)
+        group.upload_s = self.env.clock.monotonic() - started_s
         return None
 
     async def _upload(self, proposal: Proposal, encoded: bytes) -> _Stored:

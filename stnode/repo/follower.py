@@ -83,7 +83,7 @@ class Commit:
 
 class Follower:
     """`head` is the last commit applied. `epoch` counts rebuilt states, `histories` those on another history, after which numbers
-    of packs and folders may mean something else; `fkeys` names the folders that exist, `nodes` the writers seen. `on_applied`
+    of packs and folders may mean something else; `fkeys` names the folders that exist, `nodes` the writers seen, `last_writer` that of the commit applied last. `on_applied`
     hears of every commit after its transaction. `alone`: a commit of another process is `AnotherProcess`."""
 
     def __init__(
@@ -101,6 +101,7 @@ class Follower:
         self.histories = 0
         self.foreign_seen = 0
         self.nodes: set[bytes] = {writer[0]}
+        self.last_writer = writer
         self.fkeys: dict[int, str] = {}
         self.new_index_ids_due = False
         self.history_since_us = 0
@@ -284,6 +285,7 @@ class Follower:
         self._confirm()
         for commit, result in zip(commits, results, strict=True):
             self.nodes.add(commit.slot.node)
+            self.last_writer = (commit.slot.node, commit.slot.instance)
             self.foreign_seen += not result.own
             self._on_applied(result)
             if self.alone and not result.own:
@@ -300,8 +302,8 @@ class Follower:
         commits: list[Commit] = []
         sha = self.head.slot_sha
         for number, blob in enumerate(blobs, first):
-            if blob is None:
-                return commits, _End.ABSENT if number == first else _End.MORE
+            if blob is None:  # the head, unless a later one was there: then this one has come while it was read
+                return commits, _End.MORE if any(blobs[number - first :]) else _End.ABSENT
             slot, data, etag = await self._decode(number, blob)
             if isinstance(slot, Stub):
                 return commits, _End.STUB if number == first else _End.MORE

@@ -369,11 +369,11 @@ class Journal:
                 await self._committer.commit(self._group)
             finally:
                 self._committer.trouble = ""  # from here on it is the journal's
-            self._group = None
+            upload_s, self._group = self._group.upload_s, None
             if self._renewed:
                 self._renewed = False
                 await self._follower.index_ids_renewed()
-            self._pace.won(self._env.clock.monotonic())
+            self._pace.won(self._env.clock.monotonic(), upload_s)
             self._looked()
             self._look.news()
             self._next_look_s = self._env.clock.monotonic() + self._look.wait_s
@@ -447,7 +447,7 @@ class Journal:
         if applied.restored:
             self._on_restored()
         elif not applied.own:
-            self._pace.foreign(now)
+            self._pace.foreign(now, self._follower.last_writer)
         for fid, changed in applied.folders.items():
             self._queue(self._guard.overtaken(fid, changed.names))
         for callback in tuple(self._subscribers):

@@ -12,7 +12,10 @@ FIRST_WAIT_S: Final = 0.05
 GROUP_S: Final = 1.0
 """While records keep coming, commits of one node that are not full start this far apart: a trickle costs one PUT a second."""
 WINNER_PAUSE_S: Final = 0.35
-"""A winner among several nodes leaves the others this long, even with a full group: more than a GET and a PUT take."""
+"""A winner leaves each of the others this long: more than a GET and a PUT take. Counted from the win, so that two nodes whose creates met
+once do not meet again: nodes that write all the time fall into a row in which each finds its create free. A full group leaves it once."""
+LONGEST_PAUSE_S: Final = 5.0
+"""However many others write: then creates are lost instead, for waits must stay short."""
 CONTENDED_S: Final = 60.0
 """Another node's commit that was applied within this time means that others are at work."""
 PATIENT_LOSSES: Final = 3
@@ -33,18 +36,27 @@ class CommitPace:
 
     def __init__(self) -> None:
         self._started = self._won = self._foreign = float("-inf")
+        self._upload_s = 0.0
+        self._writers: dict[object, float] = {}
 
     def started(self, now: float) -> None:
         """A group has been closed and is on its way."""
         self._started = now
 
-    def won(self, now: float) -> None:
-        """The group is committed."""
-        self._won = now
+    def won(self, now: float, upload_s: float = 0.0) -> None:
+        """The group is committed; `upload_s` is what the upload of its body took. The next one's will take as long, and is nobody's time but
+        this node's: the pause goes on meanwhile, or a node with a slow uplink would get less than its share."""
+        self._won, self._upload_s = now, upload_s
 
-    def foreign(self, now: float) -> None:
-        """A commit of another node was applied."""
+    def foreign(self, now: float, writer: object) -> None:
+        """A commit of another node was applied; `writer` tells it from others."""
         self._foreign = now
+        self._writers[writer] = now
+
+    def pause_s(self, now: float) -> float:
+        """How long after its win this node leaves the journal to those that have committed of late."""
+        self._writers = {writer: seen for writer, seen in self._writers.items() if now - seen < CONTENDED_S}
+        return max(0.0, min(LONGEST_PAUSE_S, WINNER_PAUSE_S * len(self._writers)) - self._upload_s)
 
     def contended(self, now: float) -> bool:
         """Whether other nodes commit too, as far as this one has seen."""
@@ -59,7 +71,7 @@ class CommitPace:
         if full:
             return self._won + WINNER_PAUSE_S if self.contended(now) else first
         due = max(first + FIRST_WAIT_S, self._started + GROUP_S)
-        return max(due, self._won + WINNER_PAUSE_S) if self.contended(now) else due
+        return max(due, self._won + self.pause_s(now))
 
 
 def backoff_s(losses: int, age_s: float, luck: float) -> float:
