@@ -37,17 +37,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> StoreChoice:
     if request.param == "file":
         return StoreChoice(f"file://{tmp_path}/store", {})
     server: S3Server = request.getfixturevalue(f"{request.param}_server")
-    options = server.options
-    return StoreChoice(
-        server.url(tmp_path.name.lower().replace("_", "-")),
-        {
-            "STNODE_STORE_ENDPOINT_URL": options.endpoint_url,
-            "STNODE_STORE_REGION": options.region,
-            "STNODE_STORE_ACCESS_KEY_ID": options.access_key_id,
-            "STNODE_STORE_SECRET_ACCESS_KEY": options.secret_access_key,
-        },
-        options,
-    )
+    return StoreChoice(server.url(tmp_path.name.lower().replace("_", "-")), server.environment, server.options)
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.integration.conftest import FOLDER, StoreChoice
 from tests.support.nodes import StnodeProcess
+from tests.support.s3servers import S3Server
 from tests.support.syncthing import NEW, OLD, SyncthingProcess
 
 FILES = 30
@@ -27,17 +28,8 @@ def shared_store(request: pytest.FixtureRequest, tmp_path: Path) -> StoreChoice:
     """A store that several processes can share."""
     if request.param == "file":
         return StoreChoice(f"file://{tmp_path}/store", {})
-    server = request.getfixturevalue("seaweedfs_server")
-    options = server.options
-    return StoreChoice(
-        server.url(tmp_path.name.lower().replace("_", "-")),
-        {
-            "STNODE_STORE_ENDPOINT_URL": options.endpoint_url,
-            "STNODE_STORE_REGION": options.region,
-            "STNODE_STORE_ACCESS_KEY_ID": options.access_key_id,
-            "STNODE_STORE_SECRET_ACCESS_KEY": options.secret_access_key,
-        },
-    )
+    server: S3Server = request.getfixturevalue("seaweedfs_server")
+    return StoreChoice(server.url(tmp_path.name.lower().replace("_", "-")), server.environment)
 
 
 async def until(holds: Callable[[], Any], seconds: float, story: Callable[[], object] = lambda: "") -> Any:

@@ -47,6 +47,16 @@ class S3Server:
         """The URL of a store in this server's bucket."""
         return f"s3://{BUCKET}/{prefix}" if prefix else f"s3://{BUCKET}"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which a node reaches it."""
+        return {
+            "STNODE_STORE_ENDPOINT_URL": self.options.endpoint_url,
+            "STNODE_STORE_REGION": self.options.region,
+            "STNODE_STORE_ACCESS_KEY_ID": self.options.access_key_id,
+            "STNODE_STORE_SECRET_ACCESS_KEY": self.options.secret_access_key,
+        }
+
 
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that were free a moment ago, each below 55,536 (SeaweedFS adds 10,000 for gRPC)."""
