@@ -103,6 +103,10 @@ class NodeService:
         await self._node.store.submit_settings(change)
         await self._node.load_settings()
 
+    async def node_remove(self, node: str) -> None:
+        await self._node.store.heartbeats.refresh(0)
+        await self._node.siblings.remove(node)
+
     async def device_add(self, device: DeviceSettings) -> DeviceSettings:
         await self._node.store.heartbeats.refresh()
         change = (await self._settings()).add_device(device)

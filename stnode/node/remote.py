@@ -55,6 +55,9 @@ class RemoteService:
     async def status(self) -> NodeStatus:
         return await self._call("status", NodeStatus)
 
+    async def node_remove(self, node: str) -> None:
+        await self._do("node_remove", node=node)
+
     async def device_add(self, device: DeviceSettings) -> DeviceSettings:
         return await self._call("device_add", DeviceSettings, device=device)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from stnode.clock import Env, Tasks
-from stnode.errors import StnodeError
+from stnode.errors import Invalid, NotFound, StnodeError
 from stnode.net import base as net
 from stnode.net.identity import Identity
 from stnode.node.sibling_session import SiblingSession
@@ -176,6 +176,17 @@ class Siblings:
             self._wake.set()
         else:
             self.ask(device)
+
+    async def remove(self, text: str) -> None:
+        """Forgets the sibling of this name or device ID, until it writes another heartbeat. Raises NotFound, Invalid for a name that several
+        have."""
+        named = [id_ for id_, heartbeat in self.others.items() if text in (heartbeat.name, deviceid.format(id_))]
+        if len(named) > 1:
+            raise Invalid(f"{len(named)} nodes have the name {text!r}", hint="use the device ID; `stnode status --json` shows it")
+        if not named:
+            raise NotFound(f"no other node of this store is {text!r}", hint="`stnode status` shows them")
+        await self._beats.remove(named[0])
+        self._wake.set()
 
     def accept(self, device: DeviceID, address: str) -> SiblingSession | None:
         """The handler of a new link with a sibling, or None to drop it: one connection per sibling, the first that stands."""

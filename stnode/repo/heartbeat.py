@@ -195,6 +195,12 @@ class Heartbeats:
         self._known[heartbeat.node] = replace(heartbeat, written_us=written_us)
         self._etags[key] = result.etag
 
+    async def remove(self, node: bytes) -> None:
+        """Deletes a node's heartbeat: it is no sibling any more, unless it writes another."""
+        key = layout.heartbeat_key(node)
+        await self._objects.delete(key)
+        self._forget(key)
+
     async def _take_listed(self, listed: list[Meta]) -> None:
         """Makes `known` what the listing says."""
         present: set[str] = set()

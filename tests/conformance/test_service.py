@@ -107,6 +107,14 @@ async def paths(service: Service, path: str, recursive: bool = False) -> list[st
         after = page.next
 
 
+async def test_nodes_that_are_not_there_cannot_be_removed(service: Service) -> None:
+    status = await service.status()
+    assert status.siblings == ()
+    for name in ("nobody", status.device_id):
+        with pytest.raises(NotFound, match="no other node"):
+            await service.node_remove(name)
+
+
 async def test_what_is_written_is_read(service: Service) -> None:
     data = os.urandom(700_000)
     written = await service.write("docs/a/b.bin", pieces(data[:300], data[300:]), len(data), 1_700_000_000_123_456_789, 0o640)

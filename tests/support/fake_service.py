@@ -78,6 +78,9 @@ class FakeService:
             OWN_ID, "fake", "0", True, 1.0, ("tcp://127.0.0.1:1",), StoreStatus("file:///fake", requests={}), folders, devices
         )
 
+    async def node_remove(self, node: str) -> None:
+        raise NotFound(f"no other node of this store is {node!r}")
+
     async def device_add(self, device: DeviceSettings) -> DeviceSettings:
         if device.id in self.devices:
             raise Conflict(f"the device {device.id} is there already")

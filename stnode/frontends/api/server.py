@@ -41,6 +41,7 @@ _STATUS = {"unavailable": 503, "conflict": 409, "not-found": 404, "invalid": 400
 _READING = frozenset({"id", "status", "device_list", "folder_list", "ls", "stat", "history", "time_of", "bucket_stats"})
 _CHANGING = frozenset(
     {
+        "node_remove",
         "device_add",
         "device_remove",
         "folder_add",

@@ -114,6 +114,31 @@ def _found_text(found: setup.Found) -> str:
     )
 
 
+@click.group("node")
+def nodes() -> None:
+    """Show the other nodes of the store, or forget one."""
+
+
+@nodes.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Show JSON.")
+@pass_app
+def node_list(app: App, as_json: bool) -> None:
+    """List the other nodes of the store."""
+    found = app.run(lambda service, _: service.status()).siblings
+    if as_json:
+        show_json(found)
+    elif found:
+        click.echo(table([_SIBLING_HEAD, *map(_sibling, found)], right=frozenset({3})))
+
+
+@nodes.command("remove")
+@click.argument("node", metavar="NAME|ID")
+@pass_app
+def node_remove(app: App, node: str) -> None:
+    """Forget a node that is gone: its siblings do not let it in any more. One that still runs and may write the store comes back."""
+    app.run(lambda service, _: service.node_remove(node))
+
+
 @click.command("id")
 @pass_app
 def show_id(app: App) -> None:
@@ -289,4 +314,4 @@ def _device(device: DeviceStatus, now_s: float) -> tuple[str, ...]:
     )
 
 
-COMMANDS: tuple[click.Command, ...] = (init, show_id, status, shutdown)
+COMMANDS: tuple[click.Command, ...] = (init, show_id, status, nodes, shutdown)

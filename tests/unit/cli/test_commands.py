@@ -38,6 +38,7 @@ def test_help_and_version(cli: Cli) -> None:
         "init",
         "id",
         "status",
+        "node",
         "device",
         "folder",
         "apply",
@@ -176,6 +177,12 @@ def test_apply_shows_then_changes(cli: Cli, fake: FakeService, tmp_path: Path) -
     assert nothing.code == 64
     assert "names no device and no folder" in nothing.err
     assert list(fake.folders) == ["new"]
+
+
+def test_other_nodes(cli: Cli) -> None:
+    assert cli("node", "list").out == ""
+    assert json.loads(cli("node", "list", "--json").out) == []
+    assert cli("node", "remove", "gone").code == 66
 
 
 def test_bucket_check(cli: Cli, fake: FakeService) -> None:

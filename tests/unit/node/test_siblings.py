@@ -117,6 +117,20 @@ async def test_unknown_devices_do_not_hammer_the_store() -> None:
         assert world.node.objects.metrics.snapshot().count("get") - before <= 2 + 3  # of 20 s: two or three looks, and the journal's own
 
 
+@simulated
+async def test_a_node_that_was_removed_is_not_let_in_until_it_writes_again() -> None:
+    async with nodes("b", "c") as (a, b, c):
+        await a.until(lambda: connected(a, b) and connected(c, b))
+        await b.crash()  # as if its rights had been taken away: it writes no more
+        await siblings(a).remove("b")
+        assert layout.heartbeat_key(b.device) not in a.bucket.snapshot()
+        await a.until(lambda: not siblings(a).knows(b.device) and not siblings(c).knows(b.device), 2 * BEAT_S)
+        with pytest.raises(Exception, match="closed"):
+            await net.dial(a.env, a.address, identity_of(b.device), a.device, lambda _device, _address: Recorder())
+        await b.start()
+        await a.until(lambda: connected(a, b) and connected(c, b), BEAT_S)
+
+
 # --- what they say to each other
 
 
