@@ -25,7 +25,7 @@ from stnode.repo.repair import Survey
 from stnode.repo.repairreport import RepairPlan, RepairReport
 from stnode.repo.settings import DeviceSettings, FolderSettings
 from stnode.repo.slots import arranged
-from stnode.repo.store import SettingsChange, Store
+from stnode.repo.store import SettingsChange, Store, read_parameters
 
 _NAMED: Final = 100
 
@@ -55,9 +55,10 @@ async def repair_store(home: Path, config: Config, env: Env, wanted: RepairWish,
         identity, config = await identities.resolve(home, config, opened, env)
         objects = await arranged(opened)
         assert scratch is not None
-        await state.prepare(scratch)
+        rules = await read_parameters(objects)
+        await state.prepare(scratch, rules)
         if own is not None:
-            await state.prepare(own)
+            await state.prepare(own, rules)
         found = await repair.survey(objects, env, scratch, own)
         plan = await _plan(objects, found)
         if not plan.fault:

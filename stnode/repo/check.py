@@ -69,6 +69,7 @@ async def _restore(objects: ObjectStore, db: Database, env: Env, own: Database |
         await state.prepare(db, await read_parameters(objects))
     except (Corrupt, NotFound) as exc:  # by which rules commits are void is not known
         return CheckProblem(layout.STORE, exc.message)
+    known = (await own.run(state.head)).number if own is not None else 0
     try:
         await restore(objects, db, env)
     except (Corrupt, Refused, NotFound) as exc:
@@ -76,6 +77,8 @@ async def _restore(objects: ObjectStore, db: Database, env: Env, own: Database |
     if own is None:
         return None
     number = (await db.run(state.head)).number
+    if number < known:
+        return CheckProblem(prefix, f"it ends with commit {number}, but this node has applied commit {known}")
     ours = await own.run(lambda conn: state.hash_at(conn, number))
     if ours is not None and ours != await db.run(state.state_hash):
         return CheckProblem(

@@ -27,9 +27,9 @@ Buffer = bytes | bytearray | memoryview
 FORMAT_VERSION: Final = 1
 HEADER_BYTES: Final = 32
 MAX_UNPACKED_BYTES: Final = 256 << 20
-PUT_BACK: Final = "put it back from a backup or copy of the bucket; `stnode bucket check` shows the extent"
+PUT_BACK: Final = "put it back from a backup or copy of the bucket; else `stnode bucket repair` says what can be done"
 """What the user does about a journal that is damaged or has gaps."""
-STEP_OVER: Final = f"start a node that has applied it with its state directory: its next checkpoint steps over it; else {PUT_BACK}"
+STEP_OVER: Final = f"run `stnode bucket repair` on a node that has applied it, with its state directory; else {PUT_BACK}"
 """As `PUT_BACK`, for a commit that a node may have applied."""
 _COMPRESS_FROM_BYTES: Final = 128
 _HEAD: Final = struct.Struct("<4sBBHII")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stnode.clock import SeededRandomness
 from stnode.db import Database
 from stnode.errors import Archived
 from stnode.objectstore.base import Blob, Key
@@ -264,3 +265,38 @@ async def test_what_a_whole_manifest_steps_over_is_only_noted(world: World) -> N
     report = await world.check()
     assert report.problems == ()
     assert [note.partition(":")[0] for note in report.notes] == [layout.slot_key(2), body]
+
+
+@pytest.mark.expects_log("manifest is not whole")
+@pytest.mark.parametrize("seed", range(25))
+async def test_whatever_is_damaged_is_named(world: World, seed: int) -> None:
+    """Any byte of any object, or a part of it, or all of it."""
+    random = SeededRandomness(f"damage {seed}")
+    await world.manifest()
+    await world.add("c", blocks_of(3, 900, 50), stored=True)
+    await world.add("d", blocks_of(4, BLOCK))
+    keys = sorted([meta.key async for meta in world.objects.list("") if meta.key != layout.STORE])
+    key = keys[random.uint64() % len(keys)]
+    data = (await world.objects.get(key)).data
+    at = random.uint64() % len(data)
+    match random.uint64() % 3:
+        case 0:
+            await world.replace(key, at)
+        case 1:
+            await world.objects.put(key, [data[:at]])
+        case _:
+            await world.objects.delete(key)
+    report = await world.check(read_data=True)
+    said = [problem.key for problem in report.problems] + list(report.notes)
+    if key.startswith("runs/"):
+        assert any(text.startswith("checkpoint/") for text in said), said
+    elif key.startswith("journal/") and not any(text.startswith(key) for text in said):
+        assert said, "a missing slot is told of the one behind it, or of the journal"
+    else:
+        assert any(text.startswith(key) for text in said), (key, said)
+
+
+async def test_a_journal_that_has_lost_its_end_is_told_by_who_knows_it(world: World) -> None:
+    head = await world.db.run(state.head)
+    await world.objects.delete(layout.slot_key(head.number))
+    assert "this node has applied commit" in only(await world.check())[1]
