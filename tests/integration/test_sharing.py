@@ -19,7 +19,7 @@ from tests.support.nodes import StnodeProcess
 from tests.support.stored import stored_blocks
 from tests.support.syncthing import OLD, SyncthingProcess
 
-SMALL, LARGE, LARGE_BYTES = 1500, 12, 10 << 20
+SMALL, LARGE, LARGE_BYTES, LARGEST_BYTES = 1500, 40, 2 << 20, 48 << 20
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.blocks_loop("commands of the nodes are waited for")]
 
 
@@ -52,13 +52,13 @@ async def test_three_nodes_pull_each_block_once(tmp_path: Path, store: StoreChoi
         found = await stored_blocks(store.url, store.options)
         registered = nodes[0].status()["folders"][0]["store_bytes"]
         print(
-            f"{SMALL} small and {LARGE} large files, {unique:,} bytes, {took:.1f} s; received by each node {pulled}; registered packs "
+            f"{SMALL} small and {LARGE + 1} large files, {unique:,} bytes, {took:.1f} s; received by each node {pulled}; registered packs "
             f"{registered:,} bytes, all packs {found.stored_bytes:,} bytes in {found.packs}, {found.excess:.2%} more than once"
         )
         assert unique <= registered < 1.03 * unique
         assert found.unique_bytes == unique
         assert found.excess < 0.03, found
-        assert min(pulled) > unique / 3 / 2, pulled
+        assert min(pulled) > (unique - LARGEST_BYTES) / 3 / 2, pulled  # who owns which is a matter of luck: three standard deviations off
     finally:
         await peer.kill()
         for node in nodes:
@@ -69,10 +69,10 @@ def _fill(root: Path) -> int:
     """Random files; bytes of all."""
     rng = random.Random(1)
     total = 0
-    for number in range(SMALL + LARGE):
+    for number in range(SMALL + LARGE + 1):
         path = root / f"d{number % 10}" / f"{number:05}.bin"
         path.parent.mkdir(parents=True, exist_ok=True)
-        size = rng.randrange(1000, 60_000) if number < SMALL else LARGE_BYTES
+        size = rng.randrange(1000, 60_000) if number < SMALL else LARGE_BYTES if number < SMALL + LARGE else LARGEST_BYTES
         path.write_bytes(rng.randbytes(size))
         total += size
     return total
