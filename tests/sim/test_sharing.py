@@ -86,8 +86,8 @@ class Siblings:
 
 
 @asynccontextmanager
-async def siblings(*rates: float) -> AsyncIterator[Siblings]:
-    """Nodes that reach the device at these rates."""
+async def siblings(*rates: float, heard: bool = True) -> AsyncIterator[Siblings]:
+    """Nodes that reach the device at these rates, and know of each other if they have `heard`."""
     async with AsyncExitStack() as stack:
         worlds: list[World] = []
         for number in range(len(rates)):
@@ -102,7 +102,8 @@ async def siblings(*rates: float) -> AsyncIterator[Siblings]:
             await link.peer.connect()
             await world.until(lambda link=link: link.peer.configs)  # type: ignore[misc]
         made = Siblings(worlds, links)
-        await made.heard()
+        if heard:
+            await made.heard()
         yield made
 
 
@@ -206,6 +207,20 @@ async def test_what_only_one_node_reaches_is_its_own_without_waiting() -> None:
         await world.until(lambda: set(NAMES[:20]) <= set(world.live()))
         assert asyncio.get_running_loop().time() - began < 4
         assert nodes.pulled[0] == 20 * FILE_BYTES
+
+
+@simulated
+async def test_what_two_have_pulled_is_registered_once() -> None:
+    """Nodes that know nothing of each other pull everything: what comes second is dropped, and no pack is registered for nothing."""
+    async with siblings(MB, MB, heard=False) as nodes:
+        nodes.write(NAMES[:60])
+        await nodes.until(NAMES[:60])
+        assert sum(nodes.pulled) > 1.5 * 60 * FILE_BYTES
+        await nodes.worlds[0].pause(60)
+        packs = state.packs_after(nodes.worlds[0].db._connect(), 0, 1000)
+        assert all(pack.refs > 0 for pack in packs)
+        assert sum(pack.refs for pack in packs) == 60
+        assert len(packs) < len(await _packs(nodes))
 
 
 @simulated

@@ -18,7 +18,8 @@ from stnode.objectstore.base import Buffer, IfMatch, Key, Mode, PutResult
 from stnode.objectstore.memory import MemoryStore
 from stnode.repo import checkpoint, codec_run, state
 from stnode.repo.codec import Body, Manifest, Stub, decode_slot, encode_manifest
-from stnode.repo.heartbeat import Heartbeats
+from stnode.repo.election import elected
+from stnode.repo.heartbeat import Heartbeat, Heartbeats
 from stnode.repo.layout import manifest_key, run_key, slot_key
 from stnode.repo.records import Applied
 from stnode.repo.restore import load_manifest, restore
@@ -314,6 +315,25 @@ async def test_a_checkpoint_shows_one_moment_of_a_database_in_a_file(tmp_path: P
     await checkpoint.verify(objects, env, manifest)
     await node.same_when_loaded(await node.checkpoint())
     await db.close()
+
+
+async def test_one_node_is_elected_and_the_others_know_their_turn(node: Node) -> None:
+    """Each finds it alone, by the fresh heartbeats; one that has none yet counts itself."""
+    nodes = [bytes([number]) * 32 for number in range(3)]
+    heartbeats = Heartbeats(node.objects, node.env, lambda: node.writer.clock.now_us)
+    for each in nodes[:2]:
+        await heartbeats.write(Heartbeat(each, 1))
+
+    async def turns() -> list[int]:
+        kept = [Upkeep(node.objects, node.db, node.env, each, lambda: node.writer.clock.now_us, heartbeats) for each in nodes]
+        return [await upkeep._turn() for upkeep in kept]
+
+    assert sorted((await turns())[:2]) == [0, 1]
+    await heartbeats.write(Heartbeat(nodes[2], 1))
+    assert sorted(await turns()) == [0, 1, 2]
+    assert (await turns()).index(0) == nodes.index(elected("checkpoint", nodes))
+    node.writer.clock.now_us += 11 * 60 * 1_000_000 + 1
+    assert await turns() == [0, 0, 0]
 
 
 @pytest.mark.expects_log("checkpoints ended by a bug")

@@ -10,7 +10,7 @@ import pytest
 from stnode.db import Database
 from stnode.errors import Corrupt, Unavailable
 from stnode.objectstore.base import ObjectStore
-from stnode.repo.packlist import ListOptions, PackGone, read_list
+from stnode.repo.packlist import UNREGISTERED_S, ListOptions, PackGone, read_list
 from tests.support.packs import World, blocks_of, sha
 
 
@@ -140,6 +140,24 @@ async def test_memory_and_disk_are_bounded() -> None:
         assert world.lists.get(2) is None
         await world.lists.ensure([2])
         assert world.lists.hashes(2, 0) == sha(blocks[1][0])
+
+
+async def test_packs_that_nobody_registers_are_let_go_after_an_hour_or_a_word() -> None:
+    """Somebody else stored the same: no commit will ever name them."""
+    async with World() as world:
+        handles = [await world.sealed(blocks_of(seed, 10)) for seed in range(2)]
+        assert sorted(world.lists.pending_ids().values()) == sorted(handles)
+        world.lists.forget_pending(handles[:1])
+        assert world.lists.get(handles[0]) is None
+        clock = world.env.clock
+        later = clock.monotonic() + UNREGISTERED_S + 1
+        clock.monotonic = lambda: later  # type: ignore[method-assign]
+        new = await world.sealed(blocks_of(7, 10))
+        assert list(world.lists.pending_ids().values()) == [new]
+        assert world.lists.get(handles[1]) is None
+        world.register(handles[1], 1)  # somebody was slow: it is found all the same
+        await world.lists.ensure([1])
+        assert world.lists.hashes(1, 0) == sha(blocks_of(1, 10)[0])
 
 
 async def test_an_unreachable_store_is_said() -> None:
