@@ -84,6 +84,7 @@ class Node:
         self.metrics = metrics
         self.started_ns = env.clock.now_ns()
         self.listening: tuple[str, ...] = ()
+        self.bucket_warnings: tuple[str, ...] = ()
         self.page = ""
         self.devices: dict[DeviceID, DeviceSettings] = {}
         self.folders: dict[str, Folder] = {}
@@ -136,6 +137,9 @@ class Node:
     async def start(self) -> None:
         """Runs the folders, listens and dials."""
         self._online = True
+        self.bucket_warnings = await self.objects.bucket_rules()
+        for warning in self.bucket_warnings:
+            _log.warning("the bucket has rules of its own", warning=warning)
         await self._load_settings()
         self.listening = await self.connections.start(self.config.node.listen)
         self._tasks.spawn(self._watch_settings(), "settings")

@@ -133,7 +133,7 @@ class Reporter:
 
     def _warnings(self, facts: _Facts) -> tuple[str, ...]:
         store = self._node.store
-        found: list[str] = []
+        found = list(self._node.bucket_warnings)
         if trouble := store.status().checkpoint_trouble:
             found.append(f"no checkpoint can be written: {trouble}")
         if store.damage.trouble is not None:

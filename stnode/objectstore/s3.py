@@ -13,7 +13,7 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ from stnode.objectstore.base import (
     check_range,
     size_of,
 )
+from stnode.objectstore.bucketrules import lifecycle_warnings, versioning_warnings
 from stnode.objectstore.options import StoreOptions
 from stnode.objectstore.s3errors import Answer, Purpose, broken, error_of, not_reached
 
@@ -117,6 +118,17 @@ class S3Store:
 
     async def capabilities(self) -> None:
         """Not known: servers differ, whatever they call themselves."""
+
+    async def bucket_rules(self) -> tuple[str, ...]:
+        """Warnings about rules of the bucket that would hurt the store; none where the server has no such rules or does not let us see them."""
+        found: tuple[str, ...] = ()
+        with suppress(StnodeError):
+            answer = await self._ask(lambda client: client.get_bucket_lifecycle_configuration(Bucket=self._bucket), "read", "")
+            found += lifecycle_warnings(answer.get("Rules", ()), self._prefix)
+        with suppress(StnodeError):
+            answer = await self._ask(lambda client: client.get_bucket_versioning(Bucket=self._bucket), "read", "")
+            found += versioning_warnings(answer.get("Status", ""))
+        return found
 
     async def close(self) -> None:
         self._connected = None

@@ -50,6 +50,11 @@ class Wrapper:
     async def capabilities(self) -> Capabilities | None:
         return await self.inner.capabilities()
 
+    async def bucket_rules(self) -> tuple[str, ...]:
+        """What the bucket's own rules would do to the store, as warnings; nothing for backends without any."""
+        ask = getattr(self.inner, "bucket_rules", None)
+        return await ask() if ask is not None else ()
+
     async def close(self) -> None:
         await self.inner.close()
 
