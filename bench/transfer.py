@@ -114,10 +114,12 @@ async def syncthing_to_syncthing(root: Path, version: str, tree: Tree, data: Pat
         await receiver.kill()
 
 
-async def through_stnode(root: Path, version: str, tree: Tree, data: Path, store: str, server: S3Server | None) -> list[Result]:
-    """Cases (b) and (c) on one store."""
+async def through_stnode(
+    root: Path, version: str, tree: Tree, data: Path, store: str, server: S3Server | None, environment: dict[str, str] | None = None
+) -> list[Result]:
+    """Cases (b) and (c) on one store; `environment` is the node's besides."""
     url = f"file://{root}/store" if server is None else server.url(root.name.lower())
-    node = StnodeProcess(root / "node", url, {} if server is None else credentials(server))
+    node = StnodeProcess(root / "node", url, {**({} if server is None else credentials(server)), **(environment or {})})
     pids = {} if server is None else {"s3": server.pid}
     sender = await scanned_sender(root, version, data)
     receiver = SyncthingProcess(root / "receiver", version, name="receiver")
