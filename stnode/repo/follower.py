@@ -9,7 +9,7 @@ is entered twice at a time. What can be wrong with the next slot, and what is do
     another predecessor, or         the bucket was put back: drop the state, restore, and commit a new index ID for every
     the own head is gone            folder (`new_index_ids_due`)
     damaged, three times read       step over it by restoring from a manifest at or beyond it, else Corrupt
-    absent with slots behind it     Corrupt: a gap
+    absent with slots behind it     a gap: step over it likewise, else Corrupt. Slots far behind it are looked for at the start
 """
 
 from __future__ import annotations
@@ -160,6 +160,21 @@ class Follower:
         else:
             await self.check_head()
         await self.catch_up()
+        await self._look_beyond()
+
+    async def _look_beyond(self) -> None:
+        """Whether what seemed to be the head is followed by slots further on: a torn copy of the bucket, of which no look at the next slot
+        tells. A manifest beyond the gap steps over it; raises Corrupt where there is none."""
+        head = self.head.number
+        async for meta in self._objects.list(layout.journal_prefix(), start_after=layout.slot_key(head)):
+            number = layout.slot_number(meta.key)
+            if number is None or number <= head or await self.catch_up():
+                return  # none, or committed a moment ago
+            if await self._newest_manifest() <= head:
+                raise Corrupt(f"commit {head + 1} is missing, {number} is there", hint=PUT_BACK)
+            await self._rebuild(f"commit {head + 1} is missing, a manifest steps over it", foreign=False)
+            await self.catch_up()
+            return
 
     async def _load(self) -> bool:
         def read(conn: Connection) -> tuple[state.Head, bool, dict[int, str]]:
@@ -298,7 +313,9 @@ class Follower:
         if blobs[0] is None and any(blobs):
             blobs[0] = await self._get(first)  # read before it was created, while its successors were read after
             if blobs[0] is None:
-                raise Corrupt(f"commit {first} is missing, later ones are there", hint=PUT_BACK)
+                if await self._newest_manifest() < first:
+                    raise Corrupt(f"commit {first} is missing, later ones are there", hint=PUT_BACK)
+                return [], _End.STUB  # like a truncated slot: what it held is in the manifest
         commits: list[Commit] = []
         sha = self.head.slot_sha
         for number, blob in enumerate(blobs, first):

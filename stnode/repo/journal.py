@@ -418,7 +418,8 @@ class Journal:
         self._trouble = exc
         self._fail_followers(exc)
         self._look.failed()
-        self._next_look_s = now + self._look.wait_s
+        asked_s = (exc.retry_after_s or 0.0) if isinstance(exc, Unavailable) else 0.0
+        self._next_look_s = now + max(self._look.wait_s, asked_s)
 
     def _fail_followers(self, exc: StnodeError) -> None:
         for future in self._followers:

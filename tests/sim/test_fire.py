@@ -1,0 +1,226 @@
+"""The commit protocol under fire, beyond R1 to R15 (`test_scenarios.py`): machines that sleep for days, rolling restarts, restored and torn
+buckets, damaged slots, requests that arrive when nobody waits for them any more."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from stnode.errors import Corrupt
+from stnode.objectstore.base import Key, Mode
+from stnode.objectstore.faulty import FaultPlan
+from stnode.repo import layout
+from stnode.repo.records import Status
+from tests.sim.test_scenarios import QUIET, cut, fill, simulated, until
+from tests.sim.world import SimNode, World
+
+pytestmark = pytest.mark.expects_log(r"the state is restored|the journal cannot go on|upload is gone|not whole")
+DAY_S = 86_400.0
+
+
+def head_of(node: SimNode) -> int:
+    return node.store.status().journal.number
+
+
+async def sleeper(world: World) -> None:
+    """A machine sleeps for days with a change in its hands; meanwhile its next slots were truncated. Its monotonic clock stood still, so it
+    takes its head for confirmed; it meets the stub, restores, and commits the change above what others have done."""
+    a, b = await world.two()
+    await b.put(await b.file("mine", "1", ((2, 1),)))
+    wanted = await b.local("mine", "2", ((2, 1),))
+    wake = b.suspend()
+    task = asyncio.ensure_future(b.submit(wanted))
+    await asyncio.sleep(1)
+    await fill(a, 3)
+    world.leap(5 * DAY_S)
+    await cut(world, a)
+    wake.set()
+    b.gate.before = None
+    [outcome] = await asyncio.wait_for(task, 600)
+    assert outcome.status in (Status.COMMITTED, Status.RETRY_UPLOAD)
+    if outcome.status is Status.RETRY_UPLOAD:
+        await b.put(await b.local("mine", "2", ((2, 1),)))
+    assert any(applied.restored for applied in b.applied)
+    assert {"x0", "x1", "x2", "after0", "mine"} <= b.names().keys()
+    await a.store.follow_to_head()
+    assert a.names().keys() == b.names().keys()
+    await world.check()
+
+
+async def rolling_restart(world: World) -> None:
+    """The new process of one identity starts and writes before the old one has stopped; both write the same names. Everything that was
+    acknowledged is there, once, and the old one's end disturbs nothing."""
+    a, other = await world.two()
+    new = SimNode(world, 0, 0.0, QUIET)
+    world.nodes.append(new)
+    for number in range(4):
+        old_writes = asyncio.ensure_future(a.submit(await a.local(f"f{number}", f"old {number}"), await a.local("both", f"old {number}")))
+        if number == 1:
+            await new.start()
+        if number >= 1:
+            await new.put(await new.local(f"g{number}", f"new {number}"), await new.local("both", f"new {number}"))
+        assert {outcome.status for outcome in await old_writes} == {Status.COMMITTED}
+    await a.stop()
+    await new.put(await new.local("last", "x"))
+    await other.store.follow_to_head()
+    assert {"f0", "f3", "g1", "g3", "both", "last"} <= other.names().keys()
+    await world.check()
+
+
+async def late_by_days(world: World) -> None:
+    """The create of a dead process arrives after days: at a number that is taken, and at one that is truncated. It changes nothing."""
+    a, b = await world.two()
+    wanted = await a.local("dead", "dead")
+    a.faulty.plan = replace(QUIET, late_write=1.0, late_s=(3 * DAY_S, 3 * DAY_S))
+    task = asyncio.ensure_future(a.submit(wanted))
+    await until(lambda: any(key.startswith("journal/") for key in a.gate.puts[2:]))
+    late = a.faulty
+    await asyncio.sleep(0.3)
+    a.crash()
+    task.cancel()
+    a.plan = QUIET
+    await a.start()
+    await fill(b, 3)
+    if world.seed % 2:
+        await cut(world, b)
+    await late.settle()
+    assert asyncio.get_running_loop().time() > 3 * DAY_S
+    await a.put(await a.local("after", "after"))
+    await b.store.follow_to_head()
+    assert "dead" not in b.names()
+    await world.check()
+
+
+async def older_bucket_siblings_up(world: World) -> None:
+    """The bucket is put back under two running nodes: both notice, neither builds on what is gone, and folders get one new index ID."""
+    a, b = await world.two()
+    await fill(a, 2)
+    backup = world.bucket.snapshot()
+    await fill(a, 3, "lost")
+    await b.store.follow_to_head()
+    world.bucket.restore(backup)
+    world.forget()
+    await asyncio.sleep(1300)
+    for node in (a, b):
+        assert node.names().keys() == {"x0", "x1"}
+        assert not node.store.status().journal.index_ids_due
+    await b.put(await b.file("again", "again", ((2, 1),)))
+    await a.store.follow_to_head()
+    await world.check()
+
+
+async def older_bucket_siblings_down(world: World) -> None:
+    """The same while both are stopped, one with its cache and one without: who remembers the lost commits renews the index IDs."""
+    a, b = await world.two()
+    await fill(a, 2)
+    backup = world.bucket.snapshot()
+    await fill(a, 3, "lost")
+    await b.store.follow_to_head()
+    a.crash()
+    b.crash()
+    world.bucket.restore(backup)
+    world.forget()
+    await b.start()
+    before = head_of(b)
+    await a.start(keep_cache=True)
+    await until(lambda: not a.store.status().journal.index_ids_due)
+    assert head_of(a) > before, "the new index IDs are a commit"
+    assert a.names().keys() == {"x0", "x1"}
+    await b.put(await b.file("again", "again", ((2, 1),)))
+    await world.check()
+
+
+async def torn_slots_first(world: World) -> None:
+    """A replica has a slot beyond a gap. A start without cache and one whose cache ends at the gap refuse it; with a manifest beyond the
+    gap both step over it."""
+    a, b = await world.two()
+    await b.store.follow_to_head()
+    b.crash()
+    ends = head_of(b)
+    await fill(a, 8)
+    if world.seed % 2:
+        await world.checkpoint(a)
+        await fill(a, 1, "beyond")
+    a.crash()
+    world.truth.blind = True
+    for number in range(ends + 1, ends + 7):
+        await world.bucket.delete(layout.slot_key(number))
+    if world.seed % 2:
+        await b.start(keep_cache=True)
+        assert "x7" in b.names()
+        assert "beyond0" in b.names()
+        await a.start()
+        assert a.names().keys() == b.names().keys()
+    else:
+        for keep_cache in (True, False):
+            with pytest.raises(Corrupt, match=f"commit {ends + 1} is missing"):
+                await b.start(keep_cache=keep_cache)
+            b.crash()
+
+
+async def follower_steps_over_a_gap(world: World) -> None:
+    """A running follower that finds a slot missing among later ones restores from a manifest beyond it, as over a damaged slot."""
+    a, b = await world.two()
+    wake = b.suspend()
+    await fill(a, 4)
+    head = head_of(a)
+    await world.checkpoint(a)
+    world.truth.blind = True
+    await world.bucket.delete(layout.slot_key(head - 2))
+    wake.set()
+    b.gate.before = None
+    await b.store.follow_to_head()
+    assert b.names().keys() == a.names().keys()
+    await b.put(await b.file("on", "on", ((2, 1),)))
+    await a.store.follow_to_head()
+    assert "on" in a.names()
+
+
+async def damaged_slot(world: World) -> None:
+    """A damaged slot, met by a follower: without a manifest beyond it refused with what to do, then mended by the checkpoint of whoever has
+    applied it."""
+    a, b = await world.two()
+    await fill(a, 1)
+    await b.store.follow_to_head()
+    wake = b.suspend()
+    await fill(a, 3, "y")
+    key = layout.slot_key(head_of(a) - 1)
+    whole = world.bucket.snapshot()[key].data
+    world.truth.blind = True
+    await world.bucket.put(Key(key), [whole[:-3]], Mode.OVERWRITE)
+    wake.set()
+    b.gate.before = None
+    with pytest.raises(Corrupt, match="damaged"):
+        await b.store.follow_to_head()
+    assert b.store.status().journal.hint
+    await world.checkpoint(a)
+    await until(lambda: b.names().keys() == a.names().keys(), within_s=120)
+
+
+async def throttled(world: World) -> None:
+    """A store that answers 503 with Retry-After to four of five requests: the time that it asks for is kept, so the requests stay few, and
+    all is committed."""
+    a, _ = await world.two()
+    calm = a.gate.requests
+    await fill(a, 4)
+    calm = a.gate.requests - calm
+    a.faulty.plan = FaultPlan(busy=0.8, retry_after_s=(100.0, 100.0), latency_s=(0.02, 0.12))
+    before, started = a.gate.requests, a.env.clock.monotonic()
+    await fill(a, 4, "y")
+    took_s = a.env.clock.monotonic() - started
+    assert a.gate.requests - before <= calm + took_s / 100 + 4, "each refusal is waited for"
+    a.faulty.plan = QUIET
+    await world.check()
+
+
+test_a_machine_that_slept_for_days = simulated(sleeper)
+test_a_rolling_restart = simulated(rolling_restart, seeds=8)
+test_a_create_that_arrives_after_days = simulated(late_by_days)
+test_a_bucket_put_back_under_running_nodes = simulated(older_bucket_siblings_up)
+test_a_bucket_put_back_while_nodes_are_down = simulated(older_bucket_siblings_down)
+test_a_torn_replica_with_slots_beyond_a_gap = simulated(torn_slots_first)
+test_a_follower_steps_over_a_gap = simulated(follower_steps_over_a_gap)
+test_a_damaged_slot_is_waited_out = simulated(damaged_slot)
+test_retry_after_is_kept = simulated(throttled)
