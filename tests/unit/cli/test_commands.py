@@ -231,3 +231,22 @@ def test_the_template_is_a_configuration() -> None:
     assert tomllib.loads(text)["store"]["url"] == asked.store_url
     settings = config.parse(text, {})
     assert (settings.node.name, settings.node.listen, settings.api.listen) == (asked.name, asked.listen, asked.api_listen)
+
+
+def test_bucket_repair_shows_the_plan_and_does_nothing_unasked(cli: Cli, fake: FakeService, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "config.toml").write_text("")
+    looked = cli("bucket", "repair", "--dry-run")
+    assert looked.code == 0
+    assert "commit 5 is damaged" in looked.out
+    assert "--void 5" in looked.out
+    assert "docs/gone" in looked.out
+    assert "done" not in looked.out
+    refused = cli("bucket", "repair")
+    assert (refused.code, "--yes" in refused.err) == (77, True)
+    done = cli("bucket", "repair", "--void", "5", "--yes")
+    assert done.code == 0
+    assert "done: everybody goes on from commit 8" in done.out
+    assert "lost unless a device has it: docs/gone" in done.out
+    assert fake.repair_wish is not None
+    assert fake.repair_wish.void == 5
