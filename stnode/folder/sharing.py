@@ -211,17 +211,20 @@ class Sharing:
         now = self._env.clock.monotonic()
         if self._split is None or now - self._made >= _SPLIT_S:
             able = self._others(settings)
-            self._split = await db.run(partial(self._make, able=able, settings=settings, peers=peers)) if able else None
+            passed = {node for node, sibling in self._siblings.items() if sibling.passed}
+            late = {node for node, sibling in self._siblings.items() if sibling.late}
+            make = partial(self._make, able=able, passed=passed, late=late, task=settings.fkey.encode(), peers=set(peers))
+            self._split = await db.run(make) if able else None
             self._made = now
         return self._split
 
     def _early(self) -> bool:
         return self._env.clock.monotonic() - self._device_up < _NEWS_S
 
-    def _make(self, conn: Connection, able: Iterable[Heartbeat], settings: FolderSettings, peers: Collection[int]) -> Split:
+    def _make(
+        self, conn: Connection, able: Iterable[Heartbeat], passed: set[bytes], late: set[bytes], task: bytes, peers: set[int]
+    ) -> Split:
         """In the database's thread."""
-        passed = {node for node, sibling in self._siblings.items() if sibling.passed}
-        late = {node for node, sibling in self._siblings.items() if sibling.late}
         rates: dict[bytes, dict[bytes, int]] = {}
         for heartbeat in able:
             if heartbeat.node not in passed:
@@ -234,7 +237,7 @@ class Sharing:
                 nodes.pop(self._me, None)
             weights[number] = nodes
         renamed = index.going(conn, self._fid, _GOING) if index.need_totals(conn, self._fid).deletes else ()
-        return Split(self._me, settings.fkey.encode(), weights, late, renamed)
+        return Split(self._me, task, weights, late, renamed)
 
     def leave(self, left: Left) -> None:
         """What a window of the pass leaves to others."""
@@ -273,7 +276,7 @@ class Sharing:
 
     def due(self, *, idle: bool) -> float | None:
         """When to look again at what was left to others (monotonic), None if nothing was."""
-        if not self.items or self._split is None:
+        if not self.items:
             return None
         times = [self._ended + max(self._interval, 20 * (self._ended - self._began))] if idle else []
         for sibling in self._siblings.values():

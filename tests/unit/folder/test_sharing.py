@@ -157,6 +157,18 @@ async def test_a_node_without_a_commit_is_passed_over_until_it_commits_again() -
 
 
 @simulated
+async def test_what_was_left_to_a_node_that_is_gone_comes_back() -> None:
+    async with bench() as at:
+        at.beats.say(ME, OTHER)
+        assert len((await at.look(FILES))[0]) < len(FILES)
+        at.beats.known = {ME: at.beats.known[ME]}
+        await at.split()
+        assert at.sharing.due(idle=True) is not None
+        assert len((await at.look(FILES))[0]) == len(FILES)
+        assert at.sharing.due(idle=True) is None
+
+
+@simulated
 async def test_a_node_that_was_started_anew_counts_again() -> None:
     async with bench() as at:
         at.beats.say(ME, OTHER)
