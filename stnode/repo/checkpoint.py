@@ -42,7 +42,7 @@ REWRITE_SHARE: Final = 4
 
 _CHUNK: Final = 4096
 _log = get_logger(__name__)
-_SMALLEST_SLOT_BYTES: Final = 64
+SMALLEST_SLOT_BYTES: Final = 64
 """A stub has at most 43 bytes; a slot's device ID and write id alone, which do not compress, make 80 with the container's header."""
 
 
@@ -307,6 +307,13 @@ async def verify(objects: ObjectStore, env: Env, manifest: Manifest) -> None:
         raise Corrupt(f"the runs of manifest {manifest.number} do not add up to its state hash", hint="run `stnode bucket check`")
 
 
+async def ensure_verified(objects: ObjectStore, db: Database, env: Env, number: int, journal: str = MAIN_JOURNAL) -> None:
+    """As `verify`, unless this node has done that for this manifest already."""
+    if await db.run(lambda conn: conn.execute("SELECT verified FROM state").fetchone()[0]) != number:
+        await verify(objects, env, await read_manifest(objects, number, journal))
+        await db.write(lambda conn: conn.execute("UPDATE state SET verified = ?", (number,)))
+
+
 async def truncate(objects: ObjectStore, db: Database, env: Env, store_time_us: int, journal: str = MAIN_JOURNAL) -> int:
     """Overwrites slots with stubs: those that the second newest manifest covers, which is verified first, and that are older than
     the orphan age (a day) by the store's clock (`store_time_us`: its time now). How many. Errors as `verify`: nothing is truncated then."""
@@ -314,16 +321,14 @@ async def truncate(objects: ObjectStore, db: Database, env: Env, store_time_us: 
     if len(numbers) < 2:
         return 0
     covered = numbers[1]
-    done, verified, age_us = await db.run(lambda conn: conn.execute("SELECT truncated, verified, orphan_age_us FROM state").fetchone())
+    done, age_us = await db.run(lambda conn: conn.execute("SELECT truncated, orphan_age_us FROM state").fetchone())
     if done >= covered:
         return 0
-    if verified != covered:
-        await verify(objects, env, await read_manifest(objects, covered, journal))
-        await db.write(lambda conn: conn.execute("UPDATE state SET verified = ?", (covered,)))
+    await ensure_verified(objects, db, env, covered, journal)
     old: list[int] = []
     async for meta in objects.list(journal_prefix(journal), start_after=slot_key(done, journal)):
         number = slot_number(meta.key)
-        is_slot = number is not None and number <= covered and meta.size_bytes >= _SMALLEST_SLOT_BYTES
+        is_slot = number is not None and number <= covered and meta.size_bytes >= SMALLEST_SLOT_BYTES
         if number is not None and is_slot and meta.modified_ns // 1000 < store_time_us - age_us:
             old.append(number)
         elif is_slot:

@@ -18,7 +18,7 @@ from stnode.repo import layout, state
 from stnode.repo.codec import Body, BodyRecord, BodySet, PackAdded, Section, joined
 from stnode.repo.judge import Context, Judged, Verdict, judge, parents
 from stnode.repo.packer import PendingPack
-from stnode.repo.records import DraftSet, Extents, HistoryRule, Record, SetKind, Status
+from stnode.repo.records import DraftSet, Extent, Extents, HistoryRule, Record, SetKind, Status
 
 Announced = Callable[[Connection, int, FileInfo], bool]
 """Whether a known device announces exactly this version of a folder's item; asked in the database's thread."""
@@ -46,7 +46,8 @@ class PendingPacks(Protocol):
 
 class PackTable:
     """Packs as the records of one commit may name them. `added` are those that the commit registers, in order; `handles` says
-    which of the packer's each was. `keep` is the order of an earlier try whose stored body is to be used again."""
+    which of the packer's each was. `keep` is the order of an earlier try whose stored body is to be used again. `named` are the extents
+    in registered packs that the commit names so far, in records and partial files: other entries must leave their blocks alone."""
 
     def __init__(
         self, conn: Connection, pending: Mapping[int, PendingPack], *, horizon_us: int, since_us: int, keep: Sequence[PackAdded] = ()
@@ -54,6 +55,7 @@ class PackTable:
         self.added: list[PackAdded] = []
         self.handles: dict[int, int] = {}
         self.numbers: dict[int, int] = {}
+        self.named: list[Extent] = []
         self._conn = conn
         self._pending = pending
         self._horizon_us = max(horizon_us, since_us)
@@ -75,14 +77,19 @@ class PackTable:
 
     def place(self, extents: Extents) -> Extents:
         """The extents as they stand in the body; registers the packs that need it. Only for what is `usable`."""
-        if all(extent[0] >= 0 for extent in extents):
-            return extents
-        return tuple((self._refer(pack) if pack < 0 else pack, place, count) for pack, place, count in extents)
+        if any(extent[0] < 0 for extent in extents):
+            extents = tuple((self._refer(pack) if pack < 0 else pack, place, count) for pack, place, count in extents)
+        self.named.extend(extent for extent in extents if extent[0] > 0)
+        return extents
 
-    def add(self, pack: PackAdded) -> int:
-        """Registers a pack that no handle stands for (repacking); the number by which relocations of this body name it."""
-        self.added.append(pack)
-        return -len(self.added)
+    def register(self, handle: int) -> int:
+        """Registers a durable pack of this process that no record names yet (repacking); its number or place in the body, by which
+        relocations name it. Only for what is `usable`."""
+        return self._refer(handle)
+
+    def condemn(self, pack: int) -> None:
+        """The commit condemns this pack: no entry made after this one may name it."""
+        self._live[pack] = False
 
     def _refer(self, handle: int) -> int:
         if (number := self.numbers.get(handle)) is not None:
@@ -90,7 +97,8 @@ class PackTable:
         if handle not in self.handles:
             pack = self._pending[handle]
             offset = pack.size - pack.footer_size
-            self.handles[handle] = self.add(PackAdded(pack.fkey, pack.id, pack.size, pack.blocks, offset, pack.footer_size))
+            self.added.append(PackAdded(pack.fkey, pack.id, pack.size, pack.blocks, offset, pack.footer_size))
+            self.handles[handle] = -len(self.added)
         return self.handles[handle]
 
     def _known(self, object_id: str) -> bool:

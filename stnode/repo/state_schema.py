@@ -81,6 +81,7 @@ STEPS: Final[tuple[str, ...]] = (
         old_versions = (SELECT count(*) FROM history h WHERE h.fid = folders.fid),
         old_bytes = (SELECT coalesce(sum(size), 0) FROM history h WHERE h.fid = folders.fid AND h.type = 0)
     """,
+    "CREATE INDEX packs_unwanted ON packs (number) WHERE refs = 0 AND condemned = 0",
 )
 """Steps of `Database.migrate`. `index_id` is text because SQLite has no unsigned 64-bit integer."""
 

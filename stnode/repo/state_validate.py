@@ -255,14 +255,14 @@ def condemned_reference(conn: sqlite3.Connection, packs: Iterable[int]) -> str |
     partials = [decode_extents(row[0]) for row in conn.execute("SELECT extents FROM partials")]
     for pack in packs:
         for source in sources_of(conn, pack):
-            for extents in (*partials, *_referrers(conn, source)):
+            for extents in (*partials, *referrers(conn, source)):
                 for named, place, count in extents:
                     if named == source and any(to == pack for to, _, _ in resolve(conn, named, place, count)):
                         return f"it condemns pack {pack}, which is still referred to"
     return None
 
 
-def _referrers(conn: sqlite3.Connection, pack: int) -> Iterator[Extents]:
+def referrers(conn: sqlite3.Connection, pack: int) -> Iterator[Extents]:
     """Extents of all versions that name the pack."""
     for table in ("records", "history"):
         query = f"SELECT t.extents FROM refs r JOIN {table} t ON t.fid = r.fid AND t.seq = r.seq WHERE r.pack = ?"  # noqa: S608

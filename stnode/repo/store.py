@@ -19,14 +19,17 @@ from stnode.errors import Conflict, Corrupt, NotFound, Refused, StnodeError, Unk
 from stnode.objectstore import sealing
 from stnode.objectstore.base import Blob, Capabilities, Exists, Mode, ObjectStore
 from stnode.objectstore.probe import probe
+from stnode.protocol import deviceid
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileInfo, blocks_hash
 from stnode.protocol.vector import to_wire
 from stnode.repo import layout, parameters, singlenode, state
 from stnode.repo.blockindex import BlockIndex
 from stnode.repo.codec import Body, Partial, Section
+from stnode.repo.collect import CollectOptions, Collector
 from stnode.repo.damage import Damage
 from stnode.repo.dedupe import Dedupe
+from stnode.repo.election import elected
 from stnode.repo.guard import PendingDeletions
 from stnode.repo.heartbeat import Heartbeats
 from stnode.repo.journal import Journal, JournalOptions, JournalStatus
@@ -107,6 +110,7 @@ class Store:
         packer_options: PackerOptions | None = None,
         journal_options: JournalOptions | None = None,
         reader_options: ReaderOptions | None = None,
+        collect_options: CollectOptions | None = None,
         *,
         single_node: bool = False,
     ) -> None:
@@ -145,6 +149,19 @@ class Store:
         self._upkeep = Upkeep(objects, db, env, node, self._journal.upload_time_us, self.heartbeats)
         self.damage = Damage(objects, db, env, self._journal, self.packer, self.packlists, self.reader.forget, self._check_store)
         self.reader.suspect = self.packlists.suspect = self.damage.suspect
+        self.collector = Collector(
+            objects,
+            db,
+            env,
+            self.packer,
+            self.packlists,
+            self.submit_entries,
+            self.follow_to_head,
+            lambda: self.collection,
+            self.damage.suspect,
+            collect_options,
+        )
+        self.collector.hooks.left_to = self._left_to
         self._journal.subscribe(self._applied)
 
     # ---- life ---------------------------------------------------------------------------------------------------------
@@ -209,6 +226,7 @@ class Store:
         journal_options: JournalOptions | None = None,
         reader_options: ReaderOptions | None = None,
         *,
+        collect_options: CollectOptions | None = None,
         try_out: bool = False,
         single_node: bool = False,
     ) -> Store:
@@ -229,7 +247,9 @@ class Store:
         if alone:
             objects = NamedSlots(objects)
             await singlenode.wait_for_silence(objects, env, patience_s=float("inf") if try_out else singlenode.COMMAND_PATIENCE_S)
-        store = cls(objects, db, env, node, document["store"], packer_options, journal_options, reader_options, single_node=alone)
+        store = cls(
+            objects, db, env, node, document["store"], packer_options, journal_options, reader_options, collect_options, single_node=alone
+        )
         store.collection = parameters.from_json(document)
         await state.prepare(db, store.collection)
         await store.packlists.open()
@@ -241,6 +261,7 @@ class Store:
 
     async def close(self) -> None:
         """Stops committing and following at once. Neither the database nor the object store is closed."""
+        await self.collector.close()
         await self._upkeep.close()
         await self.damage.close()
         await self._journal.close()
@@ -351,6 +372,12 @@ class Store:
             self.reader.forget_moves()
         self._upkeep.applied(applied)
         self.damage.applied(applied)
+
+    def _left_to(self) -> str:
+        """The name of the node that collects garbage, as the heartbeats say who is there; "" for this one."""
+        fresh = {beat.node: beat.name or deviceid.format(DeviceID(beat.node))[:7] for beat in self.heartbeats.fresh() if not beat.stopped}
+        chosen = elected("collect", {*fresh, self.node})
+        return "" if chosen == self.node else fresh[chosen]
 
     def _journal_time(self) -> int:
         return self._journal.upload_time_us()

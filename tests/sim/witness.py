@@ -130,6 +130,7 @@ class Truth:
             self._violate("chain", f"slot {number} is created on commit {at.number}, or with a foreign predecessor")
             return
         body, horizon_us = self._body(slot), at.horizon_us
+        self.conn.execute("UPDATE state SET orphan_age_us = ?", (self._patience("orphan_age_s") * 1_000_000,))
         applied = state.apply(self.conn, slot, slot_sha(data), body)
         self._modified[slot.number] = self._bucket.objects[key].modified_ns
         self.hashes.setdefault(slot.number, set()).add(state.state_hash(self.conn))
@@ -255,7 +256,7 @@ class Truth:
             condemned = self.conn.execute("SELECT condemned FROM packs WHERE id = ?", (object_id,)).fetchone()
         elif key in set(self._named(kind)):
             return "a slot or a manifest names it"
-        now_ns, grace_ns = self._bucket.now_ns, self._grace_s() * 10**9
+        now_ns, grace_ns = self._bucket.now_ns, self._patience("grace_s") * 10**9
         if condemned is not None:
             if not condemned[0]:
                 return "no commit has condemned it"
@@ -275,9 +276,10 @@ class Truth:
             elif kind == "runs" and key.startswith(layout.checkpoint_prefix()):
                 yield from (layout.run_key(run.id) for _, run in decode_manifest(stored.data, key).runs())
 
-    def _grace_s(self) -> int:
+    def _patience(self, which: str) -> int:
+        """Orphan age or grace of the store, in seconds."""
         document = json.loads(self._bucket.objects[layout.STORE].data)
-        return int(document.get("collection", {}).get("grace_s", DAY_S))
+        return int(document.get("collection", {}).get(which, DAY_S))
 
     def overwriting(self, key: str, data: bytes, *, pretended: bool) -> None:
         """Nothing is ever overwritten but heartbeats, and slots by stubs."""
@@ -293,8 +295,8 @@ class Truth:
         manifests = sorted(layout.slot_number(other) or 0 for other in self._bucket.objects if other.startswith(layout.checkpoint_prefix()))
         if len(manifests) < 2 or number > manifests[-2]:
             self._violate("truncation", f"slot {number} is truncated, the manifests are {manifests}")
-        if not pretended and self._bucket.now_ns - old.modified_ns < DAY_S * 10**9:
-            self._violate("truncation", f"slot {number} is truncated on its first day")
+        if not pretended and self._bucket.now_ns - old.modified_ns < self._patience("orphan_age_s") * 10**9:
+            self._violate("truncation", f"slot {number} is truncated before its time")
 
 
 def _final(moves: dict[tuple[int, int], tuple[int, int]], at: tuple[int, int]) -> tuple[int, int]:
