@@ -102,7 +102,7 @@ class _Parts:
 
 
 class Collector:
-    """`submit` puts entries into a commit, `confirm` follows to the head of the journal, `patience` says the store's times, `suspect` hears of
+    """`submit` puts entries into a commit, `confirm` follows to the head of the journal, `store_time_us` is its time, `patience` says the store's times, `suspect` hears of
     packs that cannot be read. Only `start` runs it
     by itself; `collect` is one pass for whoever asks."""
 
@@ -115,6 +115,7 @@ class Collector:
         packlists: PackLists,
         submit: Submit,
         confirm: Callable[[], Awaitable[None]],
+        store_time_us: Callable[[], int],
         patience: Callable[[], Patience],
         suspect: Callable[[int], None],
         options: CollectOptions | None = None,
@@ -133,7 +134,7 @@ class Collector:
             submit,
             confirm,
             patience,
-            Sweeper(throttled, db, env, confirm),
+            Sweeper(throttled, db, env, confirm, store_time_us),
             Copier(throttled, env, packer, packlists, throttle, suspect),
             self.hooks,
         )

@@ -67,13 +67,16 @@ class Swept:
 
 class Sweeper:
     """`objects` is throttled already. `confirm` returns when the node's state is that of the store's head: a bucket that was put back must
-    be noticed before anything in it is deleted."""
+    be noticed before anything in it is deleted. `store_time_us` is what a commit made now would carry at least."""
 
-    def __init__(self, objects: ObjectStore, db: Database, env: Env, confirm: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, objects: ObjectStore, db: Database, env: Env, confirm: Callable[[], Awaitable[None]], store_time_us: Callable[[], int]
+    ) -> None:
         self._objects = objects
         self._db = db
         self._env = env
         self._confirm = confirm
+        self._store_time_us = store_time_us
         self._bodies: dict[tuple[int, str], str] = {}
 
     async def now_us(self) -> int:
@@ -199,7 +202,7 @@ class Sweeper:
         now_us = await self.now_us()
         horizon_us = (await self._db.run(state.head)).horizon_us
         ripe_us, due_us = await self._ripe_horizon(collection, now_us)
-        wanted_us = now_us - collection.orphan_age_us
+        wanted_us = min(now_us, self._store_time_us()) - collection.orphan_age_us
         ripe: list[Meta] = []
         async for meta in self._unregistered(wanted_us):
             minted = layout.minted_us(layout.object_id(meta.key) or "")

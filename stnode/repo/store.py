@@ -157,6 +157,7 @@ class Store:
             self.packlists,
             self.submit_entries,
             self.follow_to_head,
+            self.store_time_us,
             lambda: self.collection,
             self.damage.suspect,
             collect_options,

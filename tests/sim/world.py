@@ -30,6 +30,7 @@ from stnode.repo.codec import NO_PREDECESSOR, Slot, Stub, decode_slot, slot_sha
 from stnode.repo.journal import JournalOptions
 from stnode.repo.judge import parents
 from stnode.repo.packlist import read_list
+from stnode.repo.parameters import DEFAULT, Collection
 from stnode.repo.records import UNCONDITIONAL, Applied, Condition, Draft, DraftSet, Outcome, Record, SetKind, Status
 from stnode.repo.restore import restore
 from stnode.repo.store import SettingsChange, Store, new_folder
@@ -381,9 +382,9 @@ class World:
         await node.start()
         return node
 
-    async def two(self, **options: Any) -> tuple[SimNode, SimNode]:
+    async def two(self, collection: Collection = DEFAULT, **options: Any) -> tuple[SimNode, SimNode]:
         """A store with one folder and two nodes at its head."""
-        await Store.init(self.bucket, Env(self.clock, self.random, InlineThreads()))
+        await Store.init(self.bucket, Env(self.clock, self.random, InlineThreads()), collection=collection)
         a = await self.node(**options)
         await a.store.submit_settings(SettingsChange(folders=(new_folder(a.env.random, "f"),)))
         return a, await self.node(**options)
