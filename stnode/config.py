@@ -166,6 +166,8 @@ class LimitsSection(_Section):
     read_cache: Size = 128 * 2**20
     disk_cache: Size = 2**30
     threads: int = Field(default=4, ge=1, le=64)
+    collect_requests: int = Field(default=50, ge=0)
+    collect_rate: Size = 32 * 2**20
 
 
 class LogSection(_Section):

@@ -68,5 +68,9 @@ def families(node: Node, status: NodeStatus) -> list[Family]:
             ("outcome",),
             {(outcome,): commits[outcome] for outcome in _OUTCOMES},
         ),
+        Family("stnode_gc_freed_bytes", "Bytes of garbage deleted.", "counter", (), {(): status.store.collection.freed_bytes}),
+        Family("stnode_gc_deleted_objects", "Objects of garbage deleted.", "counter", (), {(): status.store.collection.deleted_objects}),
+        Family("stnode_gc_waiting_bytes", "Garbage that waits for its grace.", "gauge", (), {(): status.store.collection.waiting_bytes}),
+        Family("stnode_gc_last_pass", "Unix time of the last pass here.", "gauge", (), {(): status.store.collection.last_pass_s or 0}),
         Family("stnode_journal_head", "Number of the newest commit applied here.", "gauge", (), {(): status.store.head}),
     ]

@@ -39,6 +39,7 @@ from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.messages import Hello
 from stnode.repo import state
 from stnode.repo.codec import KNOWN_FEATURES
+from stnode.repo.collect import CollectOptions
 from stnode.repo.heartbeat import Heartbeat, Reach
 from stnode.repo.reader import ReaderOptions
 from stnode.repo.records import Applied
@@ -122,6 +123,7 @@ class Node:
                 db,
                 env,
                 identity.device_id,
+                collect_options=CollectOptions(config.limits.collect_requests, config.limits.collect_rate),
                 reader_options=options,
                 try_out=try_out,
                 single_node=config.store.single_node,
@@ -144,6 +146,7 @@ class Node:
         self.listening = await self.connections.start(self.config.node.listen)
         self._tasks.spawn(self._watch_settings(), "settings")
         self.siblings.start()
+        self.store.collector.start()
         await self._announce_on_lan()
 
     async def stop(self) -> None:

@@ -32,6 +32,7 @@ from stnode.node.service import (
     FolderChange,
     FolderSettings,
     FolderStats,
+    GcReport,
     History,
     ItemVersion,
     KindStats,
@@ -329,6 +330,9 @@ class NodeService:
         commit = await self._node.store.write_checkpoint()
         plan = RepairPlan("", ("write this node's whole state as a new checkpoint",))
         return RepairReport(plan, done=True, commit=commit, advice=("run `stnode bucket check`",))
+
+    async def bucket_gc(self, dry_run: bool = False) -> GcReport:
+        return await self._node.store.collector.collect(dry_run=dry_run, insist=True)
 
     async def bucket_stats(self) -> BucketStats:
         node = self._node

@@ -18,6 +18,7 @@ from stnode.node.service import (
     Entry,
     FolderChange,
     FolderSettings,
+    GcReport,
     History,
     Listing,
     NewFile,
@@ -167,6 +168,9 @@ class RemoteService:
 
     async def bucket_repair(self) -> RepairReport:
         return await self._call("bucket_repair", RepairReport)
+
+    async def bucket_gc(self, dry_run: bool = False) -> GcReport:
+        return await self._call("bucket_gc", GcReport, dry_run=dry_run)
 
     async def bucket_stats(self) -> BucketStats:
         return await self._call("bucket_stats", BucketStats)

@@ -129,6 +129,7 @@ class Reporter:
             objects=sum(count for count, _ in facts.packs.values()),
             bytes=sum(size for _, size in facts.packs.values()),
             warnings=self._warnings(facts),
+            collection=node.store.collector.status,
         )
 
     def _warnings(self, facts: _Facts) -> tuple[str, ...]:
@@ -136,6 +137,8 @@ class Reporter:
         found = list(self._node.bucket_warnings)
         if trouble := store.status().checkpoint_trouble:
             found.append(f"no checkpoint can be written: {trouble}")
+        if trouble := store.collector.status.trouble:
+            found.append(f"garbage is not collected: {trouble}")
         if store.damage.trouble is not None:
             found.append(f"damage cannot be looked at: {store.damage.trouble.message}")
         if lost := sum(count for count, _ in facts.lost.values()):

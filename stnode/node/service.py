@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from stnode.node.status import NodeStatus
 from stnode.repo.checkreport import CheckProblem, CheckReport, CheckStep
+from stnode.repo.collectreport import GcReport
 from stnode.repo.repairreport import RepairPlan, RepairReport
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "FolderSettings",
     "FolderStats",
     "FolderTypeName",
+    "GcReport",
     "History",
     "ItemVersion",
     "KindStats",
@@ -323,6 +325,10 @@ class Service(Protocol):
         what following finds wrong: a journal that nobody can follow is repaired without a daemon."""
 
     async def bucket_stats(self) -> BucketStats: ...
+
+    async def bucket_gc(self, dry_run: bool = False) -> GcReport:
+        """Collects garbage now, one pass: what it found and did; with `dry_run` only looks. What is condemned now is deleted by a pass after
+        the store's grace."""
 
     async def shutdown(self) -> None:
         """Asks the daemon to stop."""

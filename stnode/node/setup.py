@@ -18,9 +18,9 @@ from stnode.node import identities
 from stnode.node.home import Holder, Home, lock_or_daemon
 from stnode.node.objects import open_bucket, store_url
 from stnode.protocol import deviceid
-from stnode.repo import state
+from stnode.repo import parameters, state
 from stnode.repo.parameters import DEFAULT, Collection
-from stnode.repo.store import Store, read_parameters
+from stnode.repo.store import Store
 from stnode.repo.unlock import is_there, make_store, unlock
 
 _KEY_BYTES = 24
@@ -148,7 +148,7 @@ async def _make_store(home: Home, settings: config.Config, env: Env, asked: Aske
             new = await Store.init(objects, env, capabilities, wanted, single_node=single)
         else:
             new = await make_store(bucket, env, capabilities, wanted, passphrase, single_node=single)
-        if not new and (asked.orphan_age_s or asked.grace_s) and await read_parameters(bucket) != wanted:
+        if not new and (asked.orphan_age_s or asked.grace_s) and await parameters.read(bucket) != wanted:
             raise ConfigError(
                 "the store is there already, with other times than --orphan-age and --grace ask for",
                 hint="leave the options out: a store keeps the times that it was made with",

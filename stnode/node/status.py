@@ -6,8 +6,10 @@ Times are Unix seconds (float), sizes bytes, rates bytes per second, completion 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from stnode.repo.collectreport import CollectStatus
 
 FolderState = Literal["idle", "syncing", "waiting", "error"]
 
@@ -121,6 +123,7 @@ class StoreStatus:
     objects: int = 0
     bytes: int = 0
     warnings: tuple[str, ...] = ()
+    collection: CollectStatus = field(default_factory=CollectStatus)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,12 @@ from stnode.clock import Env
 from stnode.db import Database
 from stnode.errors import Corrupt, NotFound, Refused
 from stnode.objectstore.base import ObjectStore
-from stnode.repo import layout, state
+from stnode.repo import layout, parameters, state
 from stnode.repo.check_journal import JournalCheck
 from stnode.repo.check_packs import PackCheck
 from stnode.repo.checkreport import CheckProblem, CheckReport, CheckStep
 from stnode.repo.restore import restore
 from stnode.repo.slots import arranged
-from stnode.repo.store import read_parameters
 
 
 async def check(
@@ -66,7 +65,7 @@ async def _restore(objects: ObjectStore, db: Database, env: Env, own: Database |
     prefix = layout.journal_prefix()
     await state.prepare(db)
     try:
-        await state.prepare(db, await read_parameters(objects))
+        await parameters.read(objects)
     except (Corrupt, NotFound) as exc:  # by which rules commits are void is not known
         return CheckProblem(layout.STORE, exc.message)
     known = (await own.run(state.head)).number if own is not None else 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from sqlite3 import Connection
 from typing import Final
 
@@ -18,7 +19,7 @@ from stnode.clock import Env, Tasks
 from stnode.db import Database
 from stnode.errors import Conflict, Internal, Refused, StnodeError, Unavailable
 from stnode.objectstore.base import ObjectStore
-from stnode.repo import history, layout, state
+from stnode.repo import collect_absence, history, layout, state
 from stnode.repo.collect_entries import (
     NothingDue,
     condemn_objects,
@@ -65,21 +66,13 @@ class CollectOptions:
     bytes_per_s: float = 32 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Absent:
-    """A configured device that has not been seen for long: `name`, and store time (µs) until when it is known to have been there."""
-
-    name: str
-    seen_us: int
-
-
 @dataclass(slots=True)
 class Hooks:
     """What others say, each with an answer for when nobody does. `left_to`: the name of the node that collects, "" for this one.
-    `absent`: the device that has been away longest."""
+    `present`: devices that are connected with any node of the store."""
 
     left_to: Callable[[], str] = lambda: ""
-    absent: Callable[[], Absent | None] = lambda: None
+    present: Callable[[], Collection[bytes]] = tuple
 
 
 Submit = Callable[[Entries, frozenset[int]], Awaitable[int]]
@@ -277,7 +270,8 @@ class _Pass:
 
     async def _expire(self, now_us: int) -> None:
         below_us = now_us - TOMBSTONE_AGE_US
-        absent = self._c.hooks.absent()
+        await self._c.db.migrate(collect_absence.LAYER, collect_absence.STEPS)
+        absent = await self._c.db.write(partial(collect_absence.longest_absent, present=self._c.hooks.present(), now_us=now_us))
         if absent is not None and absent.seen_us < below_us:
             below_us = absent.seen_us
             self.held_by = absent.name

@@ -1,12 +1,15 @@
-"""What a store is told once, when it is made, and what all of its nodes read from stnode.json then: how patient collection is. Pure."""
+"""What a store is told once, when it is made, and what all of its nodes read from stnode.json then: how patient collection is."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from stnode.errors import Corrupt, Invalid
+from stnode.objectstore.base import ObjectStore
+from stnode.repo import layout
 
 DAY_S: Final = 86_400
 SHORTEST_S: Final = 30
@@ -40,6 +43,18 @@ class Collection:
                     f"{option} is {value} s", hint=f"take {SHORTEST_S} s at least; short times are for tests and throwaway stores"
                 )
         return self
+
+
+async def read(objects: ObjectStore) -> Collection:
+    """That of a store. Raises NotFound when there is none, Corrupt."""
+    data = (await objects.get(layout.STORE)).data
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise Corrupt("stnode.json cannot be read", hint="put it back from a backup of the bucket")
+    return from_json(document)
 
 
 def span_s(text: str) -> int:

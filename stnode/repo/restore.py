@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from sqlite3 import Connection
@@ -17,7 +18,7 @@ from stnode.clock import Env
 from stnode.db import Database
 from stnode.errors import Corrupt, NotFound
 from stnode.objectstore.base import ObjectStore
-from stnode.repo import state
+from stnode.repo import parameters, state
 from stnode.repo.codec_body import Body, decode_body
 from stnode.repo.codec_manifest import Manifest, decode_manifest
 from stnode.repo.codec_slot import Slot, Stub, content, decode_slot, slot_sha
@@ -51,6 +52,8 @@ async def restore(objects: ObjectStore, db: Database, env: Env, journal: str = M
     for a store written by a newer version, Unavailable. After an error the state is incomplete or an earlier one; call it again.
     """
     await state.prepare(db)
+    with suppress(NotFound):  # which commits are void depends on them; without the file what is known holds
+        await state.prepare(db, await parameters.read(objects))
     stubs: list[int] = []
     for _ in range(ATTEMPTS):
         manifest = await _load_newest(objects, db, env, journal, stubs[-1] if stubs else 0)

@@ -163,6 +163,7 @@ class Store:
             collect_options,
         )
         self.collector.hooks.left_to = self._left_to
+        self.collector.hooks.present = self._present
         self._journal.subscribe(self._applied)
 
     # ---- life ---------------------------------------------------------------------------------------------------------
@@ -380,6 +381,10 @@ class Store:
         chosen = elected("collect", {*fresh, self.node})
         return "" if chosen == self.node else fresh[chosen]
 
+    def _present(self) -> frozenset[bytes]:
+        """Devices that any node of the store is connected with."""
+        return frozenset(reach.device_id for beat in self.heartbeats.fresh() for reach in beat.reached)
+
     def _journal_time(self) -> int:
         return self._journal.upload_time_us()
 
@@ -402,11 +407,6 @@ async def _redeclare(objects: ObjectStore, env: Env, there: dict[str, Any], want
 
 def _rendered(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
-
-
-async def read_parameters(objects: ObjectStore) -> parameters.Collection:
-    """How patient collection is in this store. Raises NotFound when there is none, Corrupt."""
-    return parameters.from_json(_parse(await _read_store(objects)))
 
 
 async def _read_store(objects: ObjectStore) -> Blob:

@@ -293,6 +293,9 @@ async def test_stats_and_id(service: Service) -> None:
     assert len(await service.id()) == 63
     assert (await service.status()).device_id == await service.id()
     assert (await service.bucket_stats()).url
+    found = await service.bucket_gc(dry_run=True)
+    assert (found.dry_run, found.problems) == (True, ())
+    assert not (await service.bucket_gc()).dry_run
 
 
 @pytest.mark.parametrize(

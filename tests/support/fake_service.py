@@ -18,6 +18,7 @@ from stnode.node.service import (
     Entry,
     FolderChange,
     FolderSettings,
+    GcReport,
     History,
     Listing,
     NewFile,
@@ -322,6 +323,10 @@ class FakeService:
 
     async def bucket_repair(self) -> RepairReport:
         return RepairReport(RepairPlan("", ("write a checkpoint",)), done=True, commit=7)
+
+    async def bucket_gc(self, dry_run: bool = False) -> GcReport:
+        done = 0 if dry_run else 2
+        return GcReport(dry_run, 7, live_bytes=4096, condemned_packs=1, condemned_bytes=512, next_deletion_s=1.0, objects_deleted=done)
 
     async def bucket_stats(self) -> BucketStats:
         return BucketStats("file:///fake", "store-id", 7, (), (), {"get": 1})

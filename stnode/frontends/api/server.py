@@ -52,7 +52,7 @@ _CHANGING = frozenset(
         "confirm_deletions",
         "reject_deletions",
     }
-    | {"settings_plan", "settings_apply", "symlink", "mkdir", "rm", "mv", "bucket_repair", "shutdown"}
+    | {"settings_plan", "settings_apply", "symlink", "mkdir", "rm", "mv", "bucket_repair", "bucket_gc", "shutdown"}
 )
 _STEPWISE = ("bucket_check", "restore")
 _MAX_ARGUMENTS = 16 * 2**20

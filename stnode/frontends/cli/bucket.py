@@ -1,4 +1,4 @@
-"""Commands on the store itself: bucket check, bucket repair, bucket stats; those on its passphrases are in `keys.py`."""
+"""Commands on the store itself: bucket check, bucket repair, bucket stats, bucket gc; those on its passphrases are in `keys.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stnode.frontends.cli.keys import key
 from stnode.frontends.cli.output import Progress, printable, show_json, table
 from stnode.frontends.cli.settings import wishes
 from stnode.node.present import count_text, size_text, span_text
-from stnode.node.service import CheckReport, CheckStep, RepairPlan, RepairReport, RepairWish
+from stnode.node.service import CheckReport, CheckStep, GcReport, RepairPlan, RepairReport, RepairWish, Service
 
 
 class Share(click.ParamType[float]):
@@ -205,5 +205,53 @@ def _show_repair(report: RepairReport) -> None:
 
 
 bucket.add_command(key)
+
+
+@bucket.command()
+@click.option("--dry-run", is_flag=True, help="Only say what there is and what would be done.")
+@_json
+@pass_app
+def gc(app: App, dry_run: bool, as_json: bool) -> None:
+    """Collect garbage now. A running daemon does it by itself.
+
+    What nothing refers to is condemned first and deleted when the store's grace (a day) is over, so that a second run later frees it.
+    """
+
+    async def work(service: Service, env: Env) -> tuple[GcReport, float]:
+        return await service.bucket_gc(dry_run), env.clock.now_ns() / 1e9
+
+    report, now_s = app.run(work)
+    if as_json:
+        show_json(report)
+    else:
+        click.echo(gc_text(report, now_s))
+    for problem in report.problems:
+        tell_error(printable(problem))
+    if report.problems:
+        raise click.exceptions.Exit(Refused.exit_code)
+
+
+def gc_text(report: GcReport, now_s: float) -> str:
+    """What a pass found and did, for people. `now_s` is Unix time."""
+    due = "" if report.next_deletion_s is None else f", the first in {span_text(report.next_deletion_s - now_s)}"
+    rows = [
+        ("live", "", size_text(report.live_bytes), "current versions and partial files"),
+        ("history", "", size_text(report.history_bytes), "old versions that are kept"),
+        ("dead", "", size_text(report.dead_bytes), f"{count_text(report.repack_packs, 'pack', 'packs')} worth repacking"),
+        ("condemned", f"{report.condemned_packs + report.condemned_objects:,}", size_text(report.condemned_bytes), f"to be deleted{due}"),
+        ("orphans", f"{report.orphans:,}", size_text(report.orphan_bytes), "in no commit (yet)"),
+    ]
+    if report.dry_run:
+        done = (
+            f"would condemn {count_text(report.unwanted_packs, 'pack', 'packs')} ({size_text(report.unwanted_bytes)}) "
+            f"and repack {report.repack_packs:,} (frees {size_text(report.repack_frees_bytes)})"
+        )
+    else:
+        done = (
+            f"condemned {count_text(report.packs_condemned, 'pack', 'packs')}, repacked {report.packs_repacked:,}, "
+            f"deleted {count_text(report.objects_deleted, 'object', 'objects')}: {size_text(report.bytes_freed)} freed"
+        )
+    return table([("WHAT", "OBJECTS", "SIZE", ""), *rows], right=frozenset({1, 2})) + f"\n\n{done}"
+
 
 COMMANDS: tuple[click.Command, ...] = (bucket,)

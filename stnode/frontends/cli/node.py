@@ -235,6 +235,17 @@ def _store(store: StoreStatus, now_s: float) -> list[tuple[str, str]]:
         rows.append(("", f"does not answer since {span_text(now_s - store.unavailable_since_s)}: {printable(store.unavailable_reason)}"))
     if store.spooled_bytes:
         rows.append(("", f"{size_text(store.spooled_bytes)} wait to be stored"))
+    collection = store.collection
+    if collection.left_to:
+        rows.append(("", f"garbage is collected by {printable(collection.left_to)}"))
+    elif collection.last_pass_s is not None:
+        waiting = f", {size_text(collection.waiting_bytes)} wait to be deleted" if collection.waiting_bytes else ""
+        freed = (
+            f"garbage collected {span_text(now_s - collection.last_pass_s)} ago: {size_text(collection.freed_bytes)} freed since the start"
+        )
+        rows.append(("", freed + waiting))
+    if collection.tombstones_held_by:
+        rows.append(("", f"old deletions are remembered for {printable(collection.tombstones_held_by)}, which has been away for long"))
     return rows + [("", f"warning: {printable(warning)}") for warning in store.warnings]
 
 

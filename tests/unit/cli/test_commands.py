@@ -199,6 +199,14 @@ def test_bucket_check(cli: Cli, fake: FakeService) -> None:
     assert json.loads(document.out)["problems"][0]["lost"] == ["docs/f"]
 
 
+def test_bucket_gc(cli: Cli) -> None:
+    result = cli("bucket", "gc")
+    assert "live" in result.out
+    assert "deleted 2 objects" in result.out
+    assert "would condemn" in cli("bucket", "gc", "--dry-run").out
+    assert json.loads(cli("bucket", "gc", "--dry-run", "--json").out)["condemned_bytes"] == 512
+
+
 def test_bucket_stats(cli: Cli) -> None:
     assert "commit 7" in cli("bucket", "stats").out
     assert json.loads(cli("bucket", "stats", "--json").out)["head"] == 7

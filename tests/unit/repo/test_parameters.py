@@ -13,8 +13,8 @@ from stnode.errors import Corrupt, Invalid, StnodeError
 from stnode.objectstore.memory import MemoryStore
 from stnode.protocol.deviceid import DeviceID
 from stnode.repo import layout, state
-from stnode.repo.parameters import DEFAULT, Collection, from_json, span_s
-from stnode.repo.store import Store, read_parameters
+from stnode.repo.parameters import DEFAULT, Collection, from_json, read, span_s
+from stnode.repo.store import Store
 
 NODE = DeviceID(bytes(range(32)))
 
@@ -31,7 +31,7 @@ async def test_a_store_keeps_the_times_that_it_was_made_with(db: Database) -> No
     objects = MemoryStore(env)
     assert await Store.init(objects, env, collection=Collection(30, 45))
     assert not await Store.init(objects, env, collection=Collection(60, 60))
-    assert await read_parameters(objects) == Collection(30, 45)
+    assert await read(objects) == Collection(30, 45)
     store = await Store.open(objects, db, env, NODE)
     assert store.collection == Collection(30, 45)
     assert await db.run(state.orphan_age_us) == 30_000_000
