@@ -82,6 +82,11 @@ class PackTable:
         self.named.extend(extent for extent in extents if extent[0] > 0)
         return extents
 
+    def add(self, pack: PackAdded) -> int:
+        """Registers a pack that no handle stands for (salvaging); the number by which entries of this body name it."""
+        self.added.append(pack)
+        return -len(self.added)
+
     def register(self, handle: int) -> int:
         """Registers a durable pack of this process that no record names yet (repacking); its number or place in the body, by which
         relocations name it. Only for what is `usable`."""
@@ -97,8 +102,7 @@ class PackTable:
         if handle not in self.handles:
             pack = self._pending[handle]
             offset = pack.size - pack.footer_size
-            self.added.append(PackAdded(pack.fkey, pack.id, pack.size, pack.blocks, offset, pack.footer_size))
-            self.handles[handle] = -len(self.added)
+            self.handles[handle] = self.add(PackAdded(pack.fkey, pack.id, pack.size, pack.blocks, offset, pack.footer_size))
         return self.handles[handle]
 
     def _known(self, object_id: str) -> bool:
