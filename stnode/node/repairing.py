@@ -19,13 +19,13 @@ from stnode.node.settings import Settings
 from stnode.objectstore.base import ObjectStore
 from stnode.protocol import deviceid
 from stnode.protocol.deviceid import DeviceID
-from stnode.repo import layout, repair, salvage, state
+from stnode.repo import layout, parameters, repair, salvage, state
 from stnode.repo.heartbeat import Heartbeats
 from stnode.repo.repair import Survey
 from stnode.repo.repairreport import RepairPlan, RepairReport
 from stnode.repo.settings import DeviceSettings, FolderSettings
 from stnode.repo.slots import arranged
-from stnode.repo.store import SettingsChange, Store, read_parameters
+from stnode.repo.store import SettingsChange, Store
 
 _NAMED: Final = 100
 
@@ -55,7 +55,7 @@ async def repair_store(home: Path, config: Config, env: Env, wanted: RepairWish,
         identity, config = await identities.resolve(home, config, opened, env)
         objects = await arranged(opened)
         assert scratch is not None
-        rules = await read_parameters(objects)
+        rules = await parameters.read(objects)
         await state.prepare(scratch, rules)
         if own is not None:
             await state.prepare(own, rules)
