@@ -11,7 +11,7 @@ processes at most the one whose PUT was listed first wins, and the other one has
     one name                              it is the slot
     several, a stub among them            the stub: the number is truncated
     several, and there is a slot n + 1    the one whose hash slot n + 1 carries
-    several at the head                   the one that this process has seen alone before; else `TwoNames`, until `bucket repair`
+    several at the head                   the one that this process has seen alone before; else `TwoNames`, until one is moved away
 
 A journal that was begun with conditional writes keeps its plain names; they count like any other.
 """
@@ -33,7 +33,9 @@ from stnode.repo.container import Kind, kind_of
 from stnode.repo.singlenode import declared_node
 from stnode.telemetry import get_logger
 
-REPAIR: Final = "stop all but one process of this node, then run its `bucket repair`: it keeps the changes of both"
+REPAIR: Final = (
+    "stop all but one process of this node, then move the younger of the two objects out of the bucket: nobody was told of what it holds"
+)
 
 _JOURNAL: Final = "journal/"
 _NAME: Final = re.compile(r"(journal/[^/]+/[0-9]{20})(?:-[0-9a-f]{32})?")
