@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +21,7 @@ from stnode.objectstore.base import ObjectStore
 from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo
 from stnode.repo import layout, state
-from stnode.repo.codec import Body, PackAdded, Slot, decode_slot
+from stnode.repo.codec import Body, PackAdded, Partial, Section, Slot, decode_slot
 from stnode.repo.packlist import PackGone, read_list
 from stnode.repo.proposal import PackTable
 from stnode.repo.records import Draft, DraftSet, Extents, HistoryRule, SetKind, Status
@@ -32,6 +33,8 @@ from stnode.repo.store import SettingsChange, Store
 _AT_ONCE = 8
 _PACKS_A_COMMIT = 200
 _SETS_A_TIME = 1000
+_SALVAGED = ".stnode-salvaged"
+"""The directory of the partial files that hold salvaged packs; no peer announces it."""
 
 
 @dataclass(slots=True)
@@ -111,7 +114,7 @@ async def adopt_packs(store: Store, result: Salvaged) -> AsyncIterator[tuple[int
                 looks = [_read_pack(store, folder.fkey, *pack, result) for pack in part[first : first + _AT_ONCE]]
                 added += [pack for pack in await asyncio.gather(*looks) if pack is not None]
             if added:
-                await store.submit_entries(partial(_register, added=added))
+                await store.submit_entries(partial(_register, added=added, node=store.node))
                 result.packs += len(added)
                 result.pack_bytes += sum(pack.size_bytes for pack in added)
                 await store.packlists.ensure(await store.db.run(partial(_numbers, ids=[pack.id for pack in added])))
@@ -129,11 +132,16 @@ async def _read_pack(store: Store, fkey: str, name: str, key: str, result: Salva
     return PackAdded(fkey, name, size, blocks.count, blocks.data_bytes, size - blocks.data_bytes)
 
 
-def _register(conn: Connection, packs: PackTable, added: Sequence[PackAdded]) -> Body:
+def _register(conn: Connection, packs: PackTable, added: Sequence[PackAdded], node: bytes) -> Body:
+    """Each pack with a partial file of its own that refers to all of it: without any reference it would be collected before peers have
+    come back whose records name its blocks. Like all partial files these end two weeks later."""
+    partials: dict[str, list[Partial]] = defaultdict(list)
     for pack in added:
         if state.pack_by_id(conn, pack.id) is None:
-            packs.add(pack)
-    return Body()
+            number = packs.add(pack)
+            name = f"{_SALVAGED}/{pack.id}"
+            partials[pack.fkey].append(Partial(name, b"", node, pack.footer_offset, 0, b"", (0,), ((number, 0, pack.blocks),)))
+    return Body(sections=tuple(Section(fkey, partials=tuple(each)) for fkey, each in partials.items()))
 
 
 def _numbers(conn: Connection, ids: Sequence[str]) -> list[int]:

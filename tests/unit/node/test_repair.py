@@ -212,6 +212,8 @@ async def test_a_journal_is_made_of_packs_alone(place: Place) -> None:
         assert [folder.id for folder in await service.folder_list()] == ["docs"]
         now = await service._node.db.run(lambda conn: [folder.settings.index_id for folder in state.folders(conn)])
         assert set(now).isdisjoint(ids)
+        unwanted = await service._node.db.run(lambda conn: conn.execute("SELECT COUNT(*) FROM packs WHERE refs = 0").fetchone()[0])
+        assert unwanted == 0, "it would be collected before peers have come back"
         # What is written again is found in the packs that are there.
         before = await service.bucket_stats()
         await service.write("docs/c", _one(b"c" * 1000))
