@@ -109,6 +109,7 @@ class StoreSection(_Section):
     ca_file: str = ""
     concurrency: int = Field(default=16, ge=1, le=1024)
     daily_request_budget: int = Field(default=0, ge=0)
+    verify_uploads: bool = False
     single_node: bool = False
 
     @field_validator("url")
@@ -165,6 +166,7 @@ class LimitsSection(_Section):
     pull_memory: Size = 256 * 2**20
     read_cache: Size = 128 * 2**20
     disk_cache: Size = 2**30
+    spool: Size = 2**30
     threads: int = Field(default=4, ge=1, le=64)
     collect_requests: int = Field(default=50, ge=0)
     collect_rate: Size = 32 * 2**20

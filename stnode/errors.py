@@ -44,10 +44,14 @@ class Conflict(StnodeError):
 
 
 class NotFound(StnodeError):
-    """The named key, file, folder or device does not exist."""
+    """The named key, file, folder or device does not exist. `date_ns`: the object store's clock at that answer, where it said so."""
 
     kind = "not-found"
     exit_code = 66
+
+    def __init__(self, message: str, *, hint: str = "", date_ns: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.date_ns = date_ns
 
 
 class Invalid(StnodeError):

@@ -113,6 +113,7 @@ class Transfer:
         self.queued_blocks = 0
         self.received_bytes = 0
         self.rates: dict[int, Rate] = {}
+        packer.on_room.append(self.pump)
 
     # --- what the runner tells it
 
@@ -166,6 +167,7 @@ class Transfer:
 
     async def close(self) -> None:
         """Stops all tasks; jobs are forgotten. What was uploaded and not committed becomes an orphan of the store."""
+        self._packer.on_room.remove(self.pump)
         self._sources.clear()
         for job in list(self.jobs.values()):
             self._drop(job)

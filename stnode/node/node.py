@@ -41,6 +41,7 @@ from stnode.repo import state
 from stnode.repo.codec import KNOWN_FEATURES
 from stnode.repo.collect import CollectOptions
 from stnode.repo.heartbeat import Heartbeat, Reach
+from stnode.repo.packer import PackerOptions
 from stnode.repo.reader import ReaderOptions
 from stnode.repo.records import Applied
 from stnode.repo.settings import DeviceSettings, FolderSettings
@@ -124,6 +125,7 @@ class Node:
                 env,
                 identity.device_id,
                 collect_options=CollectOptions(config.limits.collect_requests, config.limits.collect_rate),
+                packer_options=_packer_options(home, config),
                 reader_options=options,
                 try_out=try_out,
                 single_node=config.store.single_node,
@@ -317,6 +319,10 @@ def _state_file(home: Path) -> Path:
     directory = home / "state"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory / "state.db"
+
+
+def _packer_options(home: Path, config: Config) -> PackerOptions:
+    return PackerOptions(spool_path=home / "state" / "spool", spool_bytes=config.limits.spool, verify=config.store.verify_uploads)
 
 
 def _reader_options(home: Path, config: Config, store_url: str) -> ReaderOptions:

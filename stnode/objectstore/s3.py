@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import aioboto3
@@ -27,7 +27,7 @@ from botocore import exceptions as sdk
 from botocore.parsers import ResponseParserError
 
 from stnode.clock import Env
-from stnode.errors import ConfigError, Invalid, Refused, StnodeError, Unavailable
+from stnode.errors import ConfigError, Invalid, NotFound, Refused, StnodeError, Unavailable
 from stnode.objectstore.base import (
     Blob,
     Buffer,
@@ -173,7 +173,10 @@ class S3Store:
         try:
             return await exchange(client)
         except sdk.ClientError as error:
-            raise error_of(_answer(error), purpose, key, self._bucket, self._endpoint) from error
+            refusal = error_of(_answer(error), purpose, key, self._bucket, self._endpoint)
+            if isinstance(refusal, NotFound):
+                refusal.date_ns = _date_ns(cast("dict[str, Any]", error.response))
+            raise refusal from error
         except (sdk.BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError, ValueError) as error:
             raise _transport_error(error, purpose, key, self._endpoint) from error
 

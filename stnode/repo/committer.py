@@ -44,6 +44,7 @@ from stnode.repo.codec import (
 )
 from stnode.repo.follower import READS_BEFORE_DAMAGE, Commit, Follower
 from stnode.repo.guard import DeletionGuard
+from stnode.repo.judge import ALREADY_THERE
 from stnode.repo.pacing import backoff_s
 from stnode.repo.packer import PendingPack
 from stnode.repo.proposal import Announced, EntryWish, PendingPacks, Proposal, Setting, Wish, covered, propose
@@ -139,6 +140,7 @@ class Committer:
     instance: int
     announced: Announced
     on_trouble: Callable[[StnodeError], None]
+    requeue: Callable[[Sequence[Wish]], None]
     counts: Counts = field(default_factory=Counts)
     trouble: str = ""
     _seen: dict[str, float] = field(default_factory=dict)
@@ -230,6 +232,7 @@ class Committer:
         if proposal.number != self.follower.head.number:
             raise Internal(f"the state is at commit {proposal.number}, the journal at {self.follower.head.number}")
         self.packs.registered(proposal.known)
+        self._answered(proposal)
         if self._hold(group, proposal):
             return None
         for entry, error in proposal.refused.items():
@@ -247,6 +250,17 @@ class Committer:
             if pack.id not in self._gone:
                 found[handle] = pack
         return found
+
+    def _answered(self, proposal: Proposal) -> None:
+        """Gives deletions back to the queue that wait here while another node was told to commit them. That one of them has been committed
+        shows when it is judged again (`DeletionGuard.overtaken`)."""
+        done = {
+            draft.fid
+            for wish, verdict in proposal.verdicts.items()
+            for draft in wish.wanted.drafts
+            if draft.info.deleted and not draft.local and verdict.reason == ALREADY_THERE
+        }
+        self.requeue([wish for fid in done for wish in self.guard.answered(fid, self.env.clock.monotonic())])
 
     def _hold(self, group: Group, proposal: Proposal) -> bool:
         """Puts mass deletions aside; whether there were any."""

@@ -116,6 +116,7 @@ class Follower:
         self._torn: tuple[str, bool] | None = None
         """Why a rebuild was begun that has not ended: what is in SQLite may be half a state until one does."""
         self._etag = ""
+        self._undated = False
         self._date_us = 0
         self._date_seen_s = 0.0
         self._confirmed_s = float("-inf")
@@ -134,6 +135,7 @@ class Follower:
 
     def note_date(self, date_ns: int | None) -> None:
         """Takes the Date of an answer. A store that sends none has only this machine's clock."""
+        self._undated = date_ns is None
         now_ns = self._env.clock.now_ns() if date_ns is None else date_ns
         if now_ns // 1000 > self._date_us:
             self._date_us, self._date_seen_s = now_ns // 1000, self._env.clock.monotonic()
@@ -341,7 +343,10 @@ class Follower:
     async def _get(self, number: int) -> Blob | None:
         try:
             blob = await self._objects.get(layout.slot_key(number))
-        except NotFound:
+        except NotFound as exc:
+            # An idle node hears nothing else: without this Date its next commit would be dated by an answer of minutes ago.
+            if exc.date_ns is not None or self._undated:
+                self.note_date(exc.date_ns)
             return None
         self.note_date(blob.meta.date_ns)
         return blob

@@ -87,6 +87,8 @@ class DeletionGuard:
             return True
         while folder.deleted and folder.deleted[0][0] < now - WINDOW_S:
             folder.deleted.popleft()
+        if not removing:
+            return False
         gone = max(sum(count for _, count in folder.deleted), folder.most_files(facts.live_files, now) - facts.live_files)
         before = facts.live_files + gone
         return before >= FILES_AT_LEAST and gone + removing > (facts.delete_guard or DEFAULT_SHARE) * before
@@ -128,6 +130,10 @@ class DeletionGuard:
         """Sets whose hour is over."""
         over = [fid for fid, folder in self._folders.items() if folder.held and now >= folder.since_s + HOLD_S]
         return [wish for fid in over for wish in self.confirm(fid, now)]
+
+    def answered(self, fid: int, now: float) -> list[Wish]:
+        """Another node has committed a deletion that waited here: it was told to go on, and so is this one."""
+        return self.confirm(fid, now) if fid in self._folders and self._folders[fid].held else []
 
     def next_due(self) -> float:
         """When `due` will have something; infinity if nothing waits."""

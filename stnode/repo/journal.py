@@ -118,7 +118,9 @@ class Journal:
         self._alone = alone
         self._guard = DeletionGuard()
         self._follower = Follower(objects, db, env, writer, restore, check_store, self._on_applied)
-        self._committer = Committer(objects, db, env, self._follower, packs, self._guard, *writer, announced, self._fail_followers)
+        self._committer = Committer(
+            objects, db, env, self._follower, packs, self._guard, *writer, announced, self._fail_followers, self._queue
+        )
         self._pace = CommitPace()
         self._look = LookPace()
         self._wishes: deque[Wish] = deque()

@@ -6,7 +6,12 @@ again, always under a new id, until it succeeds, is refused for good, or is canc
 outcome is left to the collector of orphans; nothing is ever cleaned up here (design 5).
 
 Memory: a pack is held from its first block to the end of its upload; `bytes_held` says how much that is, and whoever adds
-blocks slows down by it. Handles stay valid as long as the process: a file that is still being pulled, or whose commit waits or is
+blocks slows down by it. While the store does not answer, sealed packs wait in the spool instead (`spool.py`), as far as it has room, and are
+read back for each try (ADR 0026):
+
+    sealed --a try succeeds--> durable
+       |--a try fails, or uploads have been stuck for ten seconds--> spooled --a try succeeds--> durable
+       `--the spool is full or refuses--> stays in memory, tried again; `bytes_held` stops the pulling Handles stay valid as long as the process: a file that is still being pulled, or whose commit waits or is
 tried again, may name any of them, also after other files have got the pack registered. That is some hundred bytes for each pack; the
 lists of packs that a commit has registered leave the memory (packlist.py).
 """
@@ -18,6 +23,7 @@ from array import array
 from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from stnode.clock import Env
@@ -26,24 +32,50 @@ from stnode.objectstore.base import Buffer, Exists, Key, Mode, ObjectStore
 from stnode.repo import layout
 from stnode.repo.checksum import xxh3_64
 from stnode.repo.pack import MAX_DATA_BYTES, PLAIN_HASH_BYTES, PackList, encode_footer, plain_list
+from stnode.repo.spool import Kept, Spool
+from stnode.repo.uploadcheck import UploadCheck
 from stnode.repo.verify import verify_blocks
 
-__all__ = ["OpenPack", "PackObserver", "Packer", "PackerOptions", "PendingPack", "SealedPack", "Token", "verify_blocks"]
+__all__ = ["OpenPack", "PackObserver", "Packer", "PackerOptions", "PendingPack", "SealedPack", "Token", "WriteQueue", "verify_blocks"]
 
 Token = tuple[int, int]
 """(job, block number): where a block belongs; blocks are stored in this order whatever order they came in."""
 
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 30.0
+STUCK_S: Final = 10.0
+"""Uploads that take so long without any that succeeds: the store is not there, though it has not said so."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackerOptions:
-    """`target_bytes` and `max_blocks`: when `OpenPack.full` says that a pack is worth sealing; uploads at once."""
+    """`target_bytes` and `max_blocks`: when `OpenPack.full` says that a pack is worth sealing; uploads at once. `spool_path` and `spool_bytes`:
+    where packs wait for the store, and how many bytes of them; `verify`: whether uploads are read back."""
 
     target_bytes: int = 32 << 20
     max_blocks: int = 16_384
     uploads: int = 2
+    spool_path: Path | None = None
+    spool_bytes: int = 0
+    verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WriteQueue:
+    """Sealed packs that are not in the store yet: how many, their bytes, how long the oldest has waited; what of them lies in the spool, and
+    why its disk refuses ("": it does not). `full`: there is room for no other pack. `checked`, `mended`, `unchecked`: uploads that were read back, put
+    again, or not looked at."""
+
+    packs: int
+    bytes: int
+    age_s: float
+    spooled_packs: int
+    spooled_bytes: int
+    trouble: str
+    full: bool
+    checked: int
+    mended: int
+    unchecked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +117,7 @@ class OpenPack:
     _owner: Packer
     size_bytes: int = 0
     sealed: bool = False
+    held: bool = True
     tokens: list[Token] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
@@ -138,7 +171,8 @@ class PackObserver(Protocol):
 
 class Packer:
     """`store_time_us` is the latest time of the store that anybody has seen, or the clock's (Unix microseconds); `fkey_of`
-    names the packs' folder. `bytes_held` counts open and uploading packs; `failing` is why uploads do not succeed, "" when they do."""
+    names the packs' folder. `bytes_held` counts open and uploading packs in memory; `failing` is why uploads do not succeed, "" when they do; `on_room`
+    are called when a pack has left the memory without being durable yet."""
 
     def __init__(
         self,
@@ -151,6 +185,7 @@ class Packer:
         observer: PackObserver | None = None,
     ) -> None:
         self.options = options or PackerOptions()
+        self.on_room: list[Callable[[], None]] = []
         self.bytes_held = 0
         self.failing = ""
         self._objects = objects
@@ -162,6 +197,11 @@ class Packer:
         self._pending: dict[int, PendingPack] = {}
         self._numbers: dict[int, int] = {}
         self._last_handle = 0
+        self._spool = Spool(self.options.spool_path, self.options.spool_bytes, env)
+        self._check = UploadCheck(objects, env)
+        self._waiting: dict[int, tuple[int, float]] = {}
+        self._began: list[float] = []
+        self._succeeded_s = env.clock.monotonic()
 
     @property
     def target_bytes(self) -> int:
@@ -210,15 +250,33 @@ class Packer:
         """The number of a pack by its handle, None while no commit has registered it."""
         return self._numbers.get(handle)
 
+    async def open(self) -> None:
+        """Once, before anything is sealed: cleans the spool."""
+        await self._spool.open()
+
+    async def close(self) -> None:
+        """Ends what goes on in the background."""
+        await self._check.close()
+
+    def queue(self) -> WriteQueue:
+        """What waits for the store."""
+        now, spool, check = self._env.clock.monotonic(), self._spool, self._check
+        sizes = [size for size, _ in self._waiting.values()]
+        since = min((since for _, since in self._waiting.values()), default=now)
+        full = bool(self.failing) and not spool.has_room(self.options.target_bytes)
+        return WriteQueue(
+            len(sizes), sum(sizes), now - since, spool.packs, spool.bytes, spool.trouble, full, check.checked, check.mended, check.unchecked
+        )
+
     async def _seal(self, pack: OpenPack) -> SealedPack:
         fkey = self._fkey_of(pack.fid)
+        self._waiting[id(pack)] = (pack.size_bytes, self._env.clock.monotonic())
         try:
             tokens, blocks, buffers = await self._env.threads.run(_build, pack)
-            async with self._uploads:
-                object_id = await self._upload(fkey, buffers)
             footer = bytes(buffers[-1])
-            del buffers
+            object_id = await self._store(fkey, pack, buffers)
         finally:
+            del self._waiting[id(pack)]
             self._release(pack)
         self._last_handle -= 1
         handle = self._last_handle
@@ -229,26 +287,85 @@ class Packer:
             await self._observer.sealed(pending, blocks, footer, _file_starts(tokens))
         return SealedPack(handle, dict(zip(tokens, range(len(tokens)), strict=True)), size)
 
-    async def _upload(self, fkey: str, buffers: list[Buffer]) -> str:
-        """Stores the pack under an id that is minted when a try begins; returns the id of the try that succeeded."""
-        wait_s = FIRST_RETRY_S
-        while True:
-            object_id = layout.mint(self._store_time_us(), self._env.random)
-            try:
-                await self._objects.put(layout.pack_key(fkey, object_id), buffers, Mode.CREATE)
-            except Exists:
-                continue
-            except Unavailable as exc:
-                self.failing = exc.message
-                await self._env.clock.sleep(max(exc.retry_after_s or 0.0, self._env.random.uniform(wait_s / 2, wait_s)))
+    async def _store(self, fkey: str, pack: OpenPack, buffers: list[Buffer]) -> str:
+        """Stores the pack under an id that is minted when a try begins; returns the id of the try that succeeded. `buffers` are emptied once
+        the spool has them."""
+        wait_s, kept = FIRST_RETRY_S, None
+        try:
+            while True:
+                if kept is None and (self._stuck() or self.options.verify):
+                    kept = await self._keep(pack, buffers)
+                if not await self._slot():
+                    continue
+                try:
+                    object_id = await self._try(fkey, buffers or await self._read(kept))
+                except Unavailable as exc:
+                    self.failing = exc.message
+                    after_s = exc.retry_after_s or 0.0
+                else:
+                    self.failing, self._succeeded_s = "", self._env.clock.monotonic()
+                    if self.options.verify:
+                        self._check.add(layout.pack_key(fkey, object_id), kept)
+                        kept = None
+                    return object_id
+                finally:
+                    self._uploads.release()
+                if kept is None:
+                    kept = await self._keep(pack, buffers)
+                await self._env.clock.sleep(max(after_s, self._env.random.uniform(wait_s / 2, wait_s)))
                 wait_s = min(2 * wait_s, LONGEST_RETRY_S)
-            else:
-                self.failing = ""
+        finally:
+            if kept is not None:
+                kept.drop()
+
+    async def _slot(self) -> bool:
+        """Waits for its turn; False when that takes so long that it is worth looking whether the store is there at all."""
+        try:
+            async with asyncio.timeout(STUCK_S):
+                await self._uploads.acquire()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _try(self, fkey: str, data: list[Buffer]) -> str:
+        began = self._env.clock.monotonic()
+        self._began.append(began)
+        try:
+            while True:
+                object_id = layout.mint(self._store_time_us(), self._env.random)
+                try:
+                    await self._objects.put(layout.pack_key(fkey, object_id), data, Mode.CREATE)
+                except Exists:
+                    continue
                 return object_id
+        finally:
+            self._began.remove(began)
+
+    def _stuck(self) -> bool:
+        """Whether the store does not take packs now, as far as is known."""
+        since = self._env.clock.monotonic() - STUCK_S
+        return bool(self.failing) or (self._succeeded_s < since and any(began < since for began in self._began))
+
+    async def _keep(self, pack: OpenPack, buffers: list[Buffer]) -> Kept | None:
+        """Moves a pack from memory to the spool, if that has room."""
+        kept = await self._spool.keep(buffers)
+        if kept is not None:
+            buffers.clear()
+            self._release(pack)
+            for tell in tuple(self.on_room):
+                tell()
+        return kept
+
+    async def _read(self, kept: Kept | None) -> list[Buffer]:
+        if kept is None:
+            raise Internal("a pack is neither in memory nor in the spool")
+        return await kept.read()
 
     def _release(self, pack: OpenPack) -> None:
-        self.bytes_held -= pack.size_bytes
-        pack.buffers, pack.hashes = [], []
+        if pack.held:
+            pack.held = False
+            self.bytes_held -= pack.size_bytes
+            pack.buffers, pack.hashes = [], []
 
 
 def _build(pack: OpenPack) -> tuple[list[Token], PackList, list[Buffer]]:

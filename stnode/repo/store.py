@@ -254,6 +254,7 @@ class Store:
         )
         store.collection = parameters.from_json(document)
         await state.prepare(db, store.collection)
+        await store.packer.open()
         await store.packlists.open()
         await store.reader.open()
         await store._journal.start()
@@ -267,6 +268,7 @@ class Store:
         await self._upkeep.close()
         await self.damage.close()
         await self._journal.close()
+        await self.packer.close()
         await self.reader.close()
 
     async def stopped(self) -> StnodeError:
