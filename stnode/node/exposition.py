@@ -72,5 +72,10 @@ def families(node: Node, status: NodeStatus) -> list[Family]:
         Family("stnode_gc_deleted_objects", "Objects of garbage deleted.", "counter", (), {(): status.store.collection.deleted_objects}),
         Family("stnode_gc_waiting_bytes", "Garbage that waits for its grace.", "gauge", (), {(): status.store.collection.waiting_bytes}),
         Family("stnode_gc_last_pass", "Unix time of the last pass here.", "gauge", (), {(): status.store.collection.last_pass_s or 0}),
+        Family("stnode_queue_packs", "Packs that wait to be stored.", "gauge", (), {(): status.store.queued_packs}),
+        Family("stnode_queue_bytes", "Bytes of packs that wait to be stored.", "gauge", (), {(): status.store.queued_bytes}),
+        Family("stnode_queue_age_seconds", "How long the oldest of them has waited.", "gauge", (), {(): status.store.queued_age_s}),
+        Family("stnode_spool_bytes", "Bytes in the spool on disk.", "gauge", (), {(): status.store.spool_bytes}),
+        Family("stnode_uploads_mended", "Uploads that the store lost and got again.", "counter", (), {(): status.store.uploads_mended}),
         Family("stnode_journal_head", "Number of the newest commit applied here.", "gauge", (), {(): status.store.head}),
     ]

@@ -264,6 +264,7 @@ class Node:
             reached=tuple(reached),
             not_pulled=tuple(sorted(folder.settings.fkey for folder in self.folders.values() if folder.runner is None)),
             unshared=tuple(sorted(runner.settings.fkey for runner in runners.values() if not runner.peers)),
+            full=self.store.packer.queue().full,
             working=status.waiting > 0 or any(runner.working for runner in runners.values()),
             head=status.number,
             features=tuple(sorted(KNOWN_FEATURES)),

@@ -115,6 +115,7 @@ class Reporter:
     def _store(self, facts: _Facts) -> StoreStatus:
         node = self._node
         status = node.store.status()
+        queue = node.store.packer.queue()
         journal, requests = status.journal, dict[str, int]()
         for count in node.objects.metrics.snapshot().requests:
             requests[count.operation] = requests.get(count.operation, 0) + count.count
@@ -125,7 +126,15 @@ class Reporter:
             unavailable_since_s=None if journal.trouble_s is None else node.env.clock.now_ns() / 1e9 - journal.trouble_s,
             unavailable_reason=f"{journal.trouble}; {journal.hint}" if journal.hint else journal.trouble,
             requests=requests,
-            spooled_bytes=node.store.packer.bytes_held,
+            spooled_bytes=node.store.packer.bytes_held + queue.spooled_bytes,
+            queued_packs=queue.packs,
+            queued_bytes=queue.bytes,
+            queued_age_s=queue.age_s,
+            spool_packs=queue.spooled_packs,
+            spool_bytes=queue.spooled_bytes,
+            spool_full=queue.full,
+            uploads_mended=queue.mended,
+            uploads_unchecked=queue.unchecked,
             objects=sum(count for count, _ in facts.packs.values()),
             bytes=sum(size for _, size in facts.packs.values()),
             warnings=self._warnings(facts),
@@ -139,6 +148,8 @@ class Reporter:
             found.append(f"no checkpoint can be written: {trouble}")
         if trouble := store.collector.status.trouble:
             found.append(f"garbage is not collected: {trouble}")
+        if trouble := store.packer.queue().trouble:
+            found.append(trouble)
         if store.damage.trouble is not None:
             found.append(f"damage cannot be looked at: {store.damage.trouble.message}")
         if lost := sum(count for count, _ in facts.lost.values()):

@@ -110,7 +110,9 @@ class SiblingStatus:
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """The store as this node sees it. `spooled_bytes` wait to be stored, `objects` and `bytes` are those of packs. `lag_s`: how long ago the node last knew to be at the journal's head; None = never yet.
+    """The store as this node sees it. `spooled_bytes` wait to be stored, in memory or on disk; of them `queued_packs` with
+    `queued_bytes` are complete, the oldest since `queued_age_s`, and `spool_packs` with `spool_bytes` lie in the spool; `spool_full`: there is room for no
+    other one. `uploads_mended` were lost by the store and stored again, `uploads_unchecked` could not be read back. `objects` and `bytes` are those of packs. `lag_s`: how long ago the node last knew to be at the journal's head; None = never yet.
     `unavailable_since_s` is None while the store answers. `requests` counts object store requests by kind since the start."""
 
     url: str
@@ -124,6 +126,14 @@ class StoreStatus:
     bytes: int = 0
     warnings: tuple[str, ...] = ()
     collection: CollectStatus = field(default_factory=CollectStatus)
+    queued_packs: int = 0
+    queued_bytes: int = 0
+    queued_age_s: float = 0.0
+    spool_packs: int = 0
+    spool_bytes: int = 0
+    spool_full: bool = False
+    uploads_mended: int = 0
+    uploads_unchecked: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,7 +234,12 @@ def _store(store: StoreStatus, now_s: float) -> list[tuple[str, str]]:
     if store.unavailable_since_s is not None:
         rows.append(("", f"does not answer since {span_text(now_s - store.unavailable_since_s)}: {printable(store.unavailable_reason)}"))
     if store.spooled_bytes:
-        rows.append(("", f"{size_text(store.spooled_bytes)} wait to be stored"))
+        oldest = f", the oldest pack for {span_text(store.queued_age_s)}" if store.queued_packs else ""
+        spool = f"; {count_text(store.spool_packs, 'pack', 'packs')} of it in the spool" if store.spool_packs else ""
+        full = ", which is full: pulling waits" if store.spool_full else ""
+        rows.append(("", f"{size_text(store.spooled_bytes)} wait to be stored{oldest}{spool}{full}"))
+    if store.uploads_mended:
+        rows.append(("", f"warning: the store had lost {count_text(store.uploads_mended, 'upload', 'uploads')}; they were stored again"))
     collection = store.collection
     if collection.left_to:
         rows.append(("", f"garbage is collected by {printable(collection.left_to)}"))
