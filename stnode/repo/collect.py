@@ -317,7 +317,9 @@ class _Pass:
             return
         for group in groups:
             await self._repack_group(group)
-        c.marked_head = (await c.db.run(state.head)).number
+        # Packs that are young now may be worth it later though no commit comes: then the next pass looks again.
+        settled = all(layout.minted_us(pack.id) < young_us for pack in packs)
+        c.marked_head = (await c.db.run(state.head)).number if settled else -1
 
     async def _repack_group(self, group: Group) -> None:
         copied = await self._c.copier.copy(group)

@@ -421,6 +421,17 @@ async def checkpoints(world: World) -> None:
     await clean(world)
 
 
+async def young_at_first(world: World) -> None:
+    """A pack that was too young to be repacked when it became half dead is repacked later, though nothing is committed any more."""
+    a, _ = await forgetful(world)
+    names = [f"f{number}" for number in range(8)]
+    await packed(a, *names)
+    await a.put(*(removed(name, ((1, 2),)) for name in names[:6]))
+    assert (await a.store.collector.collect()).packs_repacked == 0
+    await asyncio.sleep(25 * HOUR_S)
+    assert (await a.store.collector.collect()).packs_repacked == 1
+
+
 async def daemon(world: World) -> None:
     """By itself: started, it collects without a command, and a sibling that is not elected leaves it to the other."""
     a, b = await forgetful(world)
@@ -598,6 +609,7 @@ test_r4_a_bucket_put_back_is_not_collected_by_its_lost_history = simulated(resto
 test_a_store_that_refuses_deletions_is_asked_once = simulated(denied)
 test_r27_old_deleted_records_go = simulated(tombstones)
 test_r5_old_checkpoints_and_bodies_go = simulated(checkpoints)
+test_a_young_pack_is_looked_at_again = simulated(young_at_first)
 test_a_daemon_collects_by_itself = simulated(daemon)
 
 
