@@ -49,7 +49,7 @@ check: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.support.architecture
 
 soak: $(VENV)/.dev-installed
-	SIM_SEEDS=$${SIM_SEEDS:-20000} 	$(BIN)/python -m pytest --timeout=0 --hypothesis-profile=soak -m "soak or not soak" tests/sim tests/fuzz tests/property $(PYTEST_ARGS)
+	SIM_SEEDS=$${SIM_SEEDS:-20000} $(BIN)/python -m pytest --timeout=0 --hypothesis-profile=soak -m "soak or not soak" tests/sim tests/fuzz tests/property $(PYTEST_ARGS)
 	STNODE_KILLS=100 $(BIN)/python -m pytest --timeout=0 -s tests/integration/test_kill.py
 
 bench: $(VENV)/.dev-installed

@@ -8,15 +8,18 @@ import hashlib
 from collections.abc import Coroutine
 from random import Random
 from typing import Any
+from unittest import mock
 
 from stnode.errors import Conflict, StnodeError
 from stnode.objectstore.faulty import FaultPlan
 from stnode.protocol.fileinfo import FileType
 from stnode.protocol.vector import Vector
+from stnode.repo import collect_repack
 from stnode.repo.records import UNCONDITIONAL, Draft, DraftSet, SetKind
 from tests.sim.collector import Collector
 from tests.sim.ledger import ACCOUNTS, Ledger
 from tests.sim.loop import run
+from tests.sim.witness import DAY_S
 from tests.sim.world import BLOCK, SimNode, World, content_hash, directory, removed
 
 NAMES = ("a", "b", "d", "d/x", "d/y", "d/e/z", "n.txt")
@@ -37,13 +40,18 @@ ROUGH = FaultPlan(
     retry_after_s=(0.1, 1.0),
 )
 DARK = FaultPlan(unreachable=1.0)
+HISTORY_US = 7 * DAY_S * 1_000_000
+"""How long a folder keeps history that says nothing of it."""
+SMALL_MANY = 2
+"""So few small packs are repacked together here, for a life is short."""
 
 
 def lived(seed: int, *, steps: int = 8, quiet: bool = False) -> World:
     """The world of a seed after its life. Raises the first violation; unless `quiet`, the end of the trace is printed then."""
     world = World(seed)
     try:
-        run(world.run(live(world, nodes=2 + seed % 2, steps=steps, roll_back=seed % 5 == 0)))
+        with mock.patch.object(collect_repack, "SMALL_MANY", SMALL_MANY):
+            run(world.run(live(world, nodes=2 + seed % 2, steps=steps, roll_back=seed % 5 == 0)))
     except BaseException:
         if not quiet:
             print(f"seed {seed}", *world.trace[-80:], sep="\n")
@@ -137,8 +145,10 @@ class _Life:
             self._spawn(self._read())
         elif roll < 0.72:
             self._spawn(self._in_parts())
-        elif roll < 0.80:
+        elif roll < 0.77:
             self._spawn(self._collector.step(random))
+        elif roll < 0.80:
+            self._spawn(self._collect())
         elif roll < 0.86:
             await self._crash()
         elif roll < 0.90:
@@ -183,6 +193,18 @@ class _Life:
         except Conflict:
             pass
 
+    async def _collect(self) -> None:
+        """A pass of the product's own collector, now and when the grace of what it condemned is over."""
+        for wait_s in (0, 90_000, 90_000):
+            self._world.leap(wait_s)
+            self._world.history_ends(self._world.bucket.now_ns // 1000 - HISTORY_US)
+            try:
+                report = await self._node.store.collector.collect(insist=True)
+            except StnodeError as exc:
+                self._world.note(f"n{self._node.number} collects nothing: {exc.kind} {exc.message}")
+            else:
+                self._world.note(f"n{self._node.number} collected: {report.objects_deleted} deleted, {report.packs_condemned} condemned")
+
     async def _read(self) -> None:
         """Reads a few files, whose content must be right where it can be read at all."""
         records = [record for record in self._node.names().values() if not record.info.deleted and record.extents]
@@ -206,7 +228,9 @@ class _Life:
         await node.submit(Draft(1, info, ((first, 0, 2), (last, 0, 1))))
 
     async def _change(self) -> None:
-        outcomes = await self._node.submit(*[await self._draft() for _ in range(self._random.choice((1, 1, 2, 4)))])
+        drafts = [await self._draft() for _ in range(self._random.choice((1, 1, 2, 4)))]
+        await asyncio.sleep(self._random.choice((0.0, 0.0, 0.0, 1.0, 5.0)))  # the state moves on under a plan
+        outcomes = await self._node.submit(*drafts)
         assert outcomes
 
     async def _draft(self) -> Draft | DraftSet:

@@ -62,6 +62,8 @@ class Collector:
                 raise Conflict("nothing is dead")
             before_us = state.head(conn).store_time_us + 1
             self._node.world.history_ends(before_us)
+            for number in dead:
+                packs.condemn(number)
             return Body(
                 sections=tuple(Section(folder.fkey, history_dropped_before_us=before_us) for folder in state.folders(conn)),
                 packs_condemned=dead,
@@ -90,6 +92,8 @@ class Collector:
             gone = conn.execute(f"SELECT 1 FROM packs WHERE condemned > 0 AND number IN ({','.join(map(str, chosen))})").fetchone()
             if not target or gone or any(address not in moved for address in wanted):
                 raise Conflict("the packs are not what they were")
+            for number in chosen:
+                packs.condemn(number)
             return Body(relocations=tuple(Relocation(*each, 1, target, moved[each]) for each in wanted), packs_condemned=tuple(chosen))
 
         await self._node.store.submit_entries(make, frozenset({handle}))
@@ -163,10 +167,7 @@ class Collector:
 
 def _with_named(live: dict[int, set[int]], conn: Connection, packs: PackTable) -> dict[int, set[int]]:
     """What the records of the same commit name is live, too."""
-    named = getattr(packs, "named", None)
-    if named is None:
-        raise Conflict("this committer does not tell")
-    for pack, place, count in named:
+    for pack, place, count in packs.named:
         for now, at, length in state.resolve(conn, pack, place, count):
             live[now].update(range(at, at + length))
     return live

@@ -16,7 +16,20 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from stnode.repo import checkpoint, committer, follower, journal, judge, packer, packlist, proposal, reader, state_validate
+from stnode.repo import (
+    checkpoint,
+    collect_entries,
+    collect_sweep,
+    committer,
+    follower,
+    journal,
+    judge,
+    packer,
+    packlist,
+    proposal,
+    reader,
+    state_validate,
+)
 from tests.sim.actors import lived
 from tests.sim.witness import Violation
 
@@ -113,14 +126,6 @@ MUTANTS = (
         "was written twice",
     ),
     Mutant(
-        "own-commit-not-recognised",
-        "the journal moved on from an attempt in doubt, and what it wrote is not looked for in the state",
-        ((committer.Committer, "_recognise", "if sequences:", "if False:"),),
-        "once",
-        "was written twice",
-        seeds=500,
-    ),
-    Mutant(
         "slot-deleted-not-stubbed",
         "truncation deletes slots",
         (
@@ -183,24 +188,6 @@ MUTANTS = (
         "void",
         "is void",
         seeds=500,
-    ),
-    Mutant(
-        "live-block-condemned",
-        "the same, and no node refuses to condemn what is referred to",
-        (
-            (journal.Journal, "submit_entries", "EntryWish(make, done, handles)", MADE_ONCE),
-            (state_validate, "apply", "reason = condemned_reference(conn, content.packs_condemned)", "reason = None"),
-        ),
-        "resolvable",
-        "condemned",
-        seeds=500,
-    ),
-    Mutant(
-        "condemned-pack-named",
-        "a record may name blocks whatever became of their pack",
-        ((proposal.PackTable, "_usable", "if pack == 0 or self._is_live(pack):", "if True:"),),
-        "void",
-        "which is condemned or not registered",
     ),
     Mutant(
         "horizon-ignored",
@@ -269,5 +256,39 @@ MUTANTS = (
         ),
         "state",
         "has another state",
+    ),
+    Mutant(
+        "deleted-uncondemned",
+        "the collector deletes packs that no commit registered whatever their age",
+        ((collect_sweep.Sweeper, "orphans", "if minted >= ripe_us or not delete:", "if not delete:"),),
+        "deletion",
+        "not below an orphan horizon whose grace is over",
+    ),
+    Mutant(
+        "grace-ignored",
+        "the collector deletes what was condemned a moment ago",
+        ((collect_sweep.Sweeper, "condemned", "and now_us - modified_us >= collection.grace_us", ""),),
+        "deletion",
+        "it was condemned",
+    ),
+    Mutant(
+        "repack-condemns-a-live-block",
+        "a repack forgets what the history refers to, and no node refuses it",
+        (
+            (collect_entries, "_relocations", "wanted_places(conn, pack, packs.named)", "wanted_places(conn, pack, packs.named) >> 1"),
+            (state_validate, "condemned_reference", "for pack in packs:", "for pack in ():"),
+        ),
+        "resolvable",
+        "condemned",
+    ),
+    Mutant(
+        "live-block-condemned",
+        "the collector condemns packs that one version still needs, and no node refuses it",
+        (
+            (collect_entries, "condemn_packs", "WHERE refs = 0 AND", "WHERE refs <= 1 AND"),
+            (state_validate, "condemned_reference", "for pack in packs:", "for pack in ():"),
+        ),
+        "resolvable",
+        "condemned",
     ),
 )

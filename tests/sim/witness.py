@@ -194,6 +194,12 @@ class Truth:
         found = self._used.get((fkey, sequence))
         return None if found is None else found[:2]
 
+    def has_moved_on(self, pack_id: str) -> bool:
+        """Whether a commit has condemned the pack: a node that lags may announce records that name it, for what was live in it is elsewhere
+        (`check_references`), and the node finds that when it has followed (R15)."""
+        row = self.conn.execute("SELECT condemned FROM packs WHERE id = ?", (pack_id,)).fetchone()
+        return row is None or row[0] > 0
+
     # ---- references
 
     def check_references(self) -> None:
@@ -255,7 +261,7 @@ class Truth:
         if kind == "packs":
             condemned = self.conn.execute("SELECT condemned FROM packs WHERE id = ?", (object_id,)).fetchone()
         elif key in set(self._named(kind)):
-            return "a slot or a manifest names it"
+            return "a slot or one of the two newest manifests names it"
         now_ns, grace_ns = self._bucket.now_ns, self._patience("grace_s") * 10**9
         if condemned is not None:
             if not condemned[0]:
@@ -273,8 +279,9 @@ class Truth:
                 slot = decode_slot(stored.data, key)
                 if isinstance(slot, Slot) and slot.stored is not None:
                     yield layout.body_key(slot.stored.id)
-            elif kind == "runs" and key.startswith(layout.checkpoint_prefix()):
-                yield from (layout.run_key(run.id) for _, run in decode_manifest(stored.data, key).runs())
+        if kind == "runs":
+            for key in sorted(key for key in self._bucket.objects if key.startswith(layout.checkpoint_prefix()))[-2:]:
+                yield from (layout.run_key(run.id) for _, run in decode_manifest(self._bucket.objects[key].data, key).runs())
 
     def _patience(self, which: str) -> int:
         """Orphan age or grace of the store, in seconds."""

@@ -39,6 +39,8 @@ from tests.sim.witness import DAY_S, SimBucket, Truth, Violation, Watch
 
 START_NS = 1_763_700_000 * 10**9
 BLOCK = 131_072
+SECOND_US = 1_000_000
+"""More than numbers of one commit run ahead of its store time."""
 T = TypeVar("T")
 
 
@@ -293,7 +295,7 @@ def removed(name: str, version: Vector, *, mtime: int = 2000) -> Draft:
 
 
 class World:
-    """`seed` decides everything. `kept`: acknowledged versions and when (store time in µs), which no run may lose unless `forget` says that the bucket was put back.
+    """`seed` decides everything. `kept`: acknowledged versions and their numbers (store time in µs), which no run may lose unless `forget` says that the bucket was put back.
     `single_node`: a node's configuration says that it is the store's only one. `written_once`: hashes of contents that were submitted once, so that no name may have two versions of them. `contents`: what a
     blocks_hash stands for, of everything that a node was given to store. `violations`: the first of them ends the run."""
 
@@ -418,7 +420,8 @@ class World:
                     self.require(now == 0 or now in found, "resolvable", f"{record.name} refers to unknown pack {now}")
                     if now in found:
                         key = layout.pack_key(found[now].fkey, found[now].id)
-                        self.require(key in self.bucket.objects, "announced", f"{record.name} is announced without its pack {key}")
+                        there = key in self.bucket.objects or self.truth.has_moved_on(found[now].id)
+                        self.require(there, "announced", f"{record.name} is announced without its pack {key}")
 
     def acknowledged(self, node: SimNode, outcome: Outcome) -> None:
         """Invariant 1: what is acknowledged is committed, under the numbers that are named."""
@@ -431,7 +434,7 @@ class World:
             if record is None:
                 self.violate("acknowledged", f"{said}, and does not know the name")
             elif not record.info.deleted:  # a deletion that loses against a later change leaves nothing to keep
-                self.kept.setdefault(("f", name), []).append((record.info.version, self.bucket.now_ns // 1000))
+                self.kept.setdefault(("f", name), []).append((record.info.version, record.sequence))
 
     def history_ends(self, before_us: int) -> None:
         """Versions superseded before then may go from the history."""
@@ -507,8 +510,8 @@ class World:
             self.violate("acknowledged", f"{name} was acknowledged and is gone")
             return
         old = [entry.record.info.version for entry in state.old_versions(conn, fid, name)]
-        for version, acknowledged_us in versions:
-            there = covers(current.info.version, version) or version in old or acknowledged_us < self._history_from_us
+        for version, sequence in versions:
+            there = covers(current.info.version, version) or version in old or sequence < self._history_from_us + SECOND_US
             self.require(there, "acknowledged", f"{name} {version} was acknowledged and is lost")
 
     def _check_once(self, conn: Any, fid: int, records: dict[str, Record]) -> None:
