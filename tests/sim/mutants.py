@@ -179,7 +179,7 @@ MUTANTS = (
         ),
         "state",
         "has another state",
-        seeds=500,
+        seeds=300,
     ),
     Mutant(
         "entries-not-made-anew",
@@ -187,7 +187,7 @@ MUTANTS = (
         ((journal.Journal, "submit_entries", "EntryWish(make, done, handles)", MADE_ONCE),),
         "void",
         "is void",
-        seeds=500,
+        seeds=300,
     ),
     Mutant(
         "horizon-ignored",
@@ -198,7 +198,7 @@ MUTANTS = (
         ),
         "horizon",
         "minted below the orphan horizon",
-        seeds=500,
+        seeds=300,
     ),
     Mutant(
         "served-without-verifying",
@@ -276,16 +276,6 @@ MUTANTS = (
         "a repack forgets what the history refers to, and no node refuses it",
         (
             (collect_entries, "_relocations", "wanted_places(conn, pack, packs.named)", "wanted_places(conn, pack, packs.named) >> 1"),
-            (state_validate, "condemned_reference", "for pack in packs:", "for pack in ():"),
-        ),
-        "resolvable",
-        "condemned",
-    ),
-    Mutant(
-        "live-block-condemned",
-        "the collector condemns packs that one version still needs, and no node refuses it",
-        (
-            (collect_entries, "condemn_packs", "WHERE refs = 0 AND", "WHERE refs <= 1 AND"),
             (state_validate, "condemned_reference", "for pack in packs:", "for pack in ():"),
         ),
         "resolvable",
