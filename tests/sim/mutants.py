@@ -224,7 +224,7 @@ MUTANTS = (
     Mutant(
         "upload-taken-for-done",
         "a pack whose upload had no answer counts as durable",
-        ((packer.Packer, "_upload", "self.failing = exc.message", "self.failing = exc.message\n            return object_id"),),
+        ((packer.Packer, "_try", "except Exists:", "except Unavailable:\n                return object_id\n            except Exists:"),),
         "resolvable",
         "which is not in the bucket",
     ),
