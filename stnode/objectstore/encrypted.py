@@ -62,6 +62,12 @@ class Encrypted(Wrapper):
         ranged = check_range(check_key(key), start, length)
         if self._names.readable(key):
             return await self.inner.get(key, start, length)
+        try:
+            return await self._opened(key, start, length, ranged=ranged)
+        except Corrupt:  # what was damaged on its way is whole the second time
+            return await self._opened(key, start, length, ranged=ranged)
+
+    async def _opened(self, key: Key, start: int, length: int | None, *, ranged: bool) -> Blob:
         first = start // SEGMENT_BYTES
         count = None if length is None else (start + length - 1) // SEGMENT_BYTES - first + 1
         stored = self._names.stored(key)

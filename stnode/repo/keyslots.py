@@ -7,6 +7,7 @@ knows its passphrase still has the master key: removing a slot takes no secret b
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -17,6 +18,7 @@ from stnode.clock import Env
 from stnode.errors import Corrupt, Invalid, NotFound, Refused
 from stnode.objectstore import sealing
 from stnode.objectstore.base import Key, ObjectStore
+from stnode.objectstore.registry import OpenedStore
 from stnode.objectstore.sealing import StoreKeys
 from stnode.repo import layout
 from stnode.telemetry import get_logger
@@ -30,6 +32,7 @@ _DIFFERENT_CHARACTERS = 5
 _LABEL_BYTES = 64
 _SLOT_ID = re.compile(r"[0-9a-f]{32}")
 _MEMORY_MAX = 1 << 30
+_ID_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ class KeySlots:
         self._objects = objects
         self._env = env
         self._store_id = store_id
+        where = objects.url if isinstance(objects, OpenedStore) else ""
+        self._named = f"the store {store_id[:_ID_SHOWN]}{f' at {where}' if where else ''}"
 
     async def make_first(self, passphrase: str, cost: Cost | None = None) -> Slot:
         """The first slot, with a new master key: written before stnode.json says that the store is encrypted."""
@@ -101,37 +106,33 @@ class KeySlots:
 
     async def list(self) -> list[Slot]:
         """All slots of this store that can be read, oldest first. The others are told to the log: they keep nobody from using theirs."""
-        found = []
-        for key in await self._names():
-            try:
-                slot = decode((await self._objects.get(key)).data, key)
-            except NotFound:
-                continue  # removed meanwhile
-            except (Corrupt, Refused) as exc:
-                log.warning("key slot passed over", key=key, error=exc.message, hint=exc.hint)
-                continue
-            if slot.store_id == self._store_id:
-                found.append(slot)
-        return sorted(found, key=lambda slot: (slot.created_us, slot.id))
+        found, unreadable = await self._read()
+        for error in unreadable:
+            log.warning("key slot passed over", error=error.message, hint=error.hint)
+        return found
 
     async def unlock(self, passphrase: str) -> Unlocked:
-        """Opens the store. Raises Refused when the passphrase opens none of the slots."""
-        slots = await self.list()
+        """Opens the store. Raises Refused when the passphrase opens none of the slots, Corrupt when there is none to open; both name the
+        slots that cannot be read."""
+        slots, unreadable = await self._read()
         derived: dict[Kdf, bytes] = {}
         for slot in slots:
             if slot.kdf not in derived:
                 derived[slot.kdf] = await self._derive(passphrase, slot.kdf)
             master = sealing.unwrap_master(derived[slot.kdf], slot.nonce, slot.wrapped, _bound(slot))
             if master is not None:
+                for error in unreadable:
+                    log.warning("key slot passed over", error=error.message, hint=error.hint)
                 return Unlocked(master, StoreKeys(master), slot)
+        besides = "".join(f"; {error.message}" for error in unreadable)
         if not slots:
             raise Corrupt(
-                "the store is encrypted and has no key slot that can be read",
+                f"{self._named} is encrypted and has no key slot that can be read{besides}",
                 hint="bring the objects below keys/ back from a backup of the bucket",
             )
-        which = "the only key slot" if len(slots) == 1 else f"none of the {len(slots)} key slots"
+        which = "does not open the only key slot" if len(slots) == 1 else f"opens none of the {len(slots)} key slots"
         raise Refused(
-            f"wrong passphrase: it {'does not open' if len(slots) == 1 else 'opens'} {which} of this store",
+            f"wrong passphrase: it {which} of {self._named}{besides}",
             hint="correct store.passphrase or the file it is read from; nobody can read the store without one of its passphrases",
         )
 
@@ -141,7 +142,8 @@ class KeySlots:
         if len(label.encode()) > _LABEL_BYTES:
             raise Invalid(f"the label of a key slot has at most {_LABEL_BYTES} bytes")
         slot = await self._write(unlocked.master, unlocked.slot.kdf, passphrase, label)
-        stored = decode((await self._objects.get(layout.key_slot_key(slot.id))).data, slot.id)
+        where = layout.key_slot_key(slot.id)
+        stored = decode((await self._objects.get(where)).data, where)
         key = await self._derive(passphrase, stored.kdf)
         if sealing.unwrap_master(key, stored.nonce, stored.wrapped, _bound(stored)) != unlocked.master:
             raise Corrupt(f"the new key slot {slot.id} does not open the store", hint="remove it and try again")
@@ -170,6 +172,21 @@ class KeySlots:
         if unlocked.slot.id not in {slot.id for slot in await self.list()}:
             await self._objects.put(layout.key_slot_key(unlocked.slot.id), [encode(unlocked.slot)])
 
+    async def _read(self) -> tuple[list[Slot], list[Corrupt | Refused]]:
+        """The slots of this store, oldest first, and what is wrong with each that cannot be read."""
+        found, unreadable = list[Slot](), list[Corrupt | Refused]()
+        for key in sorted(await self._names()):
+            try:
+                slot = decode((await self._objects.get(key)).data, key)
+            except NotFound:
+                continue  # removed meanwhile
+            except (Corrupt, Refused) as exc:
+                unreadable.append(exc)
+                continue
+            if slot.store_id == self._store_id:
+                found.append(slot)
+        return sorted(found, key=lambda slot: (slot.created_us, slot.id)), unreadable
+
     async def _names(self) -> set[Key]:
         return {meta.key async for meta in self._objects.list(layout.KEY_SLOTS)}
 
@@ -191,7 +208,8 @@ class KeySlots:
 
 def encode(slot: Slot) -> bytes:
     """The slot's object."""
-    return json.dumps({**_head(slot), "wrapped": slot.wrapped.hex()}, indent=1, sort_keys=True).encode() + b"\n"
+    document = {**_head(slot), "wrapped": slot.wrapped.hex(), "sha256": _checksum(slot)}
+    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def decode(data: bytes, key: str) -> Slot:
@@ -208,8 +226,10 @@ def decode(data: bytes, key: str) -> Slot:
         hexed = {name: bytes.fromhex(read[name]) for name in ("label", "nonce", "wrapped")}
         slot = Slot(read["id"], read["store"], int(read["created_us"]), Kdf(cost, bytes.fromhex(read["kdf"]["salt"])), **hexed)
         _check(slot)
+        if layout.key_slot_key(slot.id) != key or read["sha256"] != _checksum(slot):
+            raise ValueError("checksum or name")
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:
-        raise Corrupt(f"{key} is damaged: it is no key slot", hint="remove it, or bring it back from a backup of the bucket") from exc
+        raise Corrupt(f"the key slot {key} is damaged", hint="bring it back from a backup of the bucket, or delete the object") from exc
     return slot
 
 
@@ -237,6 +257,11 @@ def _head(slot: Slot) -> dict[str, Any]:
 def _bound(slot: Slot) -> bytes:
     """What the wrapped master key is bound to: everything else in the slot."""
     return b"stnode key slot " + json.dumps(_head(slot), sort_keys=True, separators=(",", ":")).encode()
+
+
+def _checksum(slot: Slot) -> str:
+    """Tells a damaged slot from a wrong passphrase; against malice there is the seal of the master key."""
+    return hashlib.sha256(_bound(slot) + slot.wrapped).hexdigest()
 
 
 def _normal(passphrase: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from stnode.repo.state import Pack
 from stnode.repo.verify import verify_blocks
 
 READ_BYTES = 8 << 20
+_SMALLEST_READ_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,14 @@ async def _read(
         return [None] * (end - first)
     try:
         data = await read_range(objects, key, start, length)
-    except (Corrupt, PackGone):
+    except PackGone:
         return [None] * (end - first)
+    except Corrupt:  # of an encrypted store: one damaged segment spoils the whole read
+        if end - first == 1 or length <= _SMALLEST_READ_BYTES:
+            return [None] * (end - first)
+        middle = bisect(blocks.offsets, start + length // 2, first + 1, end - 1)
+        halves = ((first, middle), (middle, end))
+        return [view for half in halves for view in await _read(objects, env, key, blocks, half, size_bytes)]
     return await env.threads.run(verified, blocks, first, end, data)
 
 

@@ -5,6 +5,7 @@ Run as `python -m tests.golden.record_sealed`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def vectors() -> dict[str, object]:
     }
     bound = json.dumps(slot_head, sort_keys=True, separators=(",", ":")).encode()
     wrapped = reference.wrap_master("correct horse battery", bound, b"\x11" * 16, (1024, 8, 1), b"\x22" * 12, MASTER)
+    checksum = hashlib.sha256(b"stnode key slot " + bound + wrapped).hexdigest()
     return {
         "master": MASTER.hex(),
         "objects": [
@@ -51,7 +53,7 @@ def vectors() -> dict[str, object]:
         ],
         "names": [{"parent": parent, "name": name, "pseudonym": reference.pseudonym(MASTER, parent, name)} for parent, name in NAMES],
         "passphrase": "correct horse battery",
-        "slot": {**slot_head, "wrapped": wrapped.hex()},
+        "slot": {**slot_head, "wrapped": wrapped.hex(), "sha256": checksum},
     }
 
 

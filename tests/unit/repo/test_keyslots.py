@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from stnode.clock import Env, InlineThreads, SeededRandomness, SystemClock
+from stnode.clock import Env, InlineThreads, SeededRandomness, SystemClock, system_env
 from stnode.errors import Corrupt, Invalid, NotFound, Refused
 from stnode.objectstore import sealing
 from stnode.objectstore.base import Buffer, Capabilities, IfMatch, Key, Mode, ObjectStore, PutResult
 from stnode.objectstore.encrypted import Encrypted
 from stnode.objectstore.memory import MemoryStore
+from stnode.objectstore.options import StoreOptions
+from stnode.objectstore.registry import open_store
 from stnode.objectstore.wrappers import Wrapper
 from stnode.repo import keyslots, layout
 from stnode.repo.keyslots import Cost, KeySlots, check_passphrase
@@ -49,10 +52,10 @@ def contents(bucket: MemoryStore) -> dict[str, bytes]:
 
 def test_the_golden_slot_opens() -> None:
     vectors = json.loads(VECTORS.read_text())
-    slot = keyslots.decode(json.dumps(vectors["slot"]).encode(), "keys/x")
+    slot = keyslots.decode(json.dumps(vectors["slot"]).encode(), layout.key_slot_key(vectors["slot"]["id"]))
     key = sealing.scrypt(vectors["passphrase"].encode(), slot.kdf.salt, 1024, 8, 1)
     assert sealing.unwrap_master(key, slot.nonce, slot.wrapped, keyslots._bound(slot)) == bytes.fromhex(vectors["master"])
-    assert keyslots.decode(keyslots.encode(slot), "keys/x") == slot
+    assert keyslots.decode(keyslots.encode(slot), layout.key_slot_key(slot.id)) == slot
     assert sealing.StoreKeys(bytes.fromhex(vectors["master"])).open_label(slot.id, slot.label) == "first"
 
 
@@ -117,19 +120,62 @@ async def test_one_derivation_opens_any_slot(bucket: MemoryStore, env: Env, monk
     monkeypatch.setattr(sealing, "scrypt", counted)
     await slots.unlock(f"{SECOND} 4")
     assert len(derived) == 1
+    with pytest.raises(Refused, match="none of the 6 key slots"):
+        await slots.unlock("a wrong passphrase")
+    assert len(derived) == 2
 
 
+async def test_the_store_is_named(tmp_path: Path) -> None:
+    env = system_env(1)
+    objects = open_store(tmp_path.as_uri(), StoreOptions(), env)
+    try:
+        slots = await made(objects, env)
+        with pytest.raises(Refused, match=f"of the store {slots._store_id[:12]} at {tmp_path.as_uri()}"):
+            await unlock(objects, env, SECOND)
+    finally:
+        await objects.close()
+        env.close()
+
+
+@pytest.mark.parametrize("mended", [False, True])
 @pytest.mark.parametrize("field", ["id", "store", "created_us", "n", "r", "p", "salt", "label", "nonce", "wrapped"])
-async def test_a_changed_slot_opens_nothing(bucket: MemoryStore, env: Env, field: str) -> None:
+async def test_a_changed_slot_opens_nothing(bucket: MemoryStore, env: Env, field: str, mended: bool) -> None:
+    """One that is damaged is named; one that somebody has changed, checksum and all, opens nothing either."""
     slots = await made(bucket, env)
     [slot] = await slots.list()
     document = json.loads(keyslots.encode(slot))
     part = document["kdf"] if field in ("n", "r", "p", "salt") else document
     old = part[field]
     part[field] = old * 2 if isinstance(old, int) else ("0" if old[0] != "0" else "1") + old[1:]
-    await bucket.put(layout.key_slot_key(slot.id), [json.dumps(document).encode()])
-    with pytest.raises((Refused, Corrupt)):
+    key = layout.key_slot_key(slot.id)
+    if mended:
+        head = {name: value for name, value in document.items() if name not in ("wrapped", "sha256")}
+        bound = b"stnode key slot " + json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
+        document["sha256"] = hashlib.sha256(bound + bytes.fromhex(document["wrapped"])).hexdigest()
+        await bucket.delete(key)
+        key = layout.key_slot_key(document["id"])
+    await bucket.put(key, [json.dumps(document).encode()])
+    with pytest.raises((Refused, Corrupt)) as caught:
         await slots.unlock(FIRST)
+    assert (key in caught.value.message) == (not mended)
+
+
+@pytest.mark.expects_log("key slot passed over")
+@pytest.mark.parametrize("cut", [0, 1, 100, -40, -3])
+async def test_a_cut_or_garbled_slot_is_named(bucket: MemoryStore, env: Env, cut: int) -> None:
+    slots = await made(bucket, env)
+    opened = await slots.unlock(FIRST)
+    second = await slots.add(opened, SECOND, "laptop")
+    key = layout.key_slot_key(second.id)
+    data = contents(bucket)[key]
+    for damaged in (data[:cut], data[:cut] + bytes((data[cut] ^ 1,)) + data[cut:][1:]):
+        await bucket.put(key, [damaged])
+        with pytest.raises(Refused, match=f"the only key slot of the store .*; the key slot {key} is damaged"):
+            await slots.unlock(SECOND)
+        assert (await slots.unlock(FIRST)).master == opened.master
+    await bucket.delete(layout.key_slot_key(opened.slot.id))
+    with pytest.raises(Corrupt, match=f"no key slot that can be read; the key slot {key} is damaged"):
+        await slots.unlock(SECOND)
 
 
 @pytest.mark.expects_log("key slot passed over")
@@ -163,7 +209,7 @@ async def test_a_damaged_slot_keeps_nobody_out(bucket: MemoryStore, env: Env, da
 async def test_no_slot_can_ask_for_all_memory(bucket: MemoryStore, env: Env, cost: Cost) -> None:
     [slot] = await (await made(bucket, env)).list()
     with pytest.raises(Corrupt):
-        keyslots.decode(keyslots.encode(replace(slot, kdf=replace(slot.kdf, cost=cost))), "keys/x")
+        keyslots.decode(keyslots.encode(replace(slot, kdf=replace(slot.kdf, cost=cost))), layout.key_slot_key(slot.id))
 
 
 @pytest.mark.parametrize("weak", ["", "short", "           x", "aaaaaaaaaaaaaaaa", "abababababababab"])
