@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import MutableSequence, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -104,7 +105,7 @@ class KeySlots:
         kdf = Kdf(cost or Cost(), self._env.random.bytes(sealing.SALT_BYTES))
         return await self._write(self._env.random.bytes(sealing.MASTER_BYTES), kdf, passphrase, "first")
 
-    async def list(self) -> list[Slot]:
+    async def list(self) -> Sequence[Slot]:
         """All slots of this store that can be read, oldest first. The others are told to the log: they keep nobody from using theirs."""
         found, unreadable = await self._read()
         for error in unreadable:
@@ -172,9 +173,10 @@ class KeySlots:
         if unlocked.slot.id not in {slot.id for slot in await self.list()}:
             await self._objects.put(layout.key_slot_key(unlocked.slot.id), [encode(unlocked.slot)])
 
-    async def _read(self) -> tuple[list[Slot], list[Corrupt | Refused]]:
+    async def _read(self) -> tuple[Sequence[Slot], Sequence[Corrupt | Refused]]:
         """The slots of this store, oldest first, and what is wrong with each that cannot be read."""
-        found, unreadable = list[Slot](), list[Corrupt | Refused]()
+        found: MutableSequence[Slot] = []
+        unreadable: MutableSequence[Corrupt | Refused] = []
         for key in sorted(await self._names()):
             try:
                 slot = decode((await self._objects.get(key)).data, key)

@@ -46,9 +46,9 @@ SMALL_MANY = 2
 """So few small packs are repacked together here, for a life is short."""
 
 
-def lived(seed: int, *, steps: int = 8, quiet: bool = False) -> World:
-    """The world of a seed after its life. Raises the first violation; unless `quiet`, the end of the trace is printed then."""
-    world = World(seed)
+def lived(seed: int, *, steps: int = 8, quiet: bool = False, encrypted: bool = False) -> World:
+    """The world of a seed after its life, on a store that may be encrypted. Raises the first violation; unless `quiet`, the end of the trace is printed then."""
+    world = World(seed, encrypted=encrypted)
     try:
         with mock.patch.object(collect_repack, "SMALL_MANY", SMALL_MANY):
             run(world.run(live(world, nodes=2 + seed % 2, steps=steps, roll_back=seed % 5 == 0)))

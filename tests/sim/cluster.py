@@ -19,9 +19,12 @@ from stnode.protocol.fileinfo import FileInfo
 from tests.sim.loop import Deadlock, run
 from tests.sim.witness import SimBucket, Truth, Violation, Watch
 from tests.support.fakepeer import FakePeer, content
+from tests.support.sealed import Sealed
 from tests.support.world import VirtualClock, World
 
 BLOCK = 128 << 10
+ENCRYPTED_EACH = 7
+"""Of so many seeds one is on an encrypted store."""
 NAMES = ("x", "y.txt", "d/x", "d/y", "d/e/x", "z")
 CALM = FaultPlan()
 DARK = FaultPlan(unreachable=1.0)
@@ -70,6 +73,8 @@ class Cluster:
             if number == 0:
                 world = World(self.seed, bucket=self.bucket)
                 world.reached = Watch(self.bucket, self.truth)
+                if self.seed % ENCRYPTED_EACH == ENCRYPTED_EACH - 1:
+                    world.sealed = Sealed(world.reached)
             else:
                 world = World(self.seed, name=f"node{number}", beside=self.worlds[0])
                 world.clock.skew_s = self.random.uniform(-9000, 9000)

@@ -37,11 +37,11 @@ pytestmark = pytest.mark.expects_log(r"the state is restored|garbage cannot be c
 
 
 def simulated(scenario: Scenario, *, seeds: int = 2) -> Callable[[], None]:
-    """A test that runs the scenario for a few seeds."""
+    """A test that runs the scenario for a few seeds, the odd ones on an encrypted store."""
 
     def test() -> None:
         for seed in range(seeds):
-            world = World(seed)
+            world = World(seed, encrypted=seed % 2 == 1)
             try:
                 run(scenario(world))
             finally:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from stnode.clock import Env, InlineThreads, SeededRandomness
 from stnode.db import Database
 from stnode.errors import StnodeError, Unavailable
-from stnode.objectstore.base import Blob, Buffer, IfMatch, Key, Meta, Mode, PutResult
+from stnode.objectstore.base import Blob, Buffer, IfMatch, Key, Meta, Mode, ObjectStore, PutResult
 from stnode.objectstore.faulty import FaultPlan, Faulty
 from stnode.objectstore.memory import StoredObject
 from stnode.objectstore.wrappers import Wrapper
@@ -36,6 +36,7 @@ from stnode.repo.restore import restore
 from stnode.repo.store import SettingsChange, Store, new_folder
 from tests.sim.loop import Deadlock
 from tests.sim.witness import DAY_S, SimBucket, Truth, Violation, Watch
+from tests.support.sealed import Sealed, encrypted
 
 START_NS = 1_763_700_000 * 10**9
 BLOCK = 131_072
@@ -77,7 +78,7 @@ class Gate(Wrapper):
     """A node's way out. `dead`: nothing that the node still does after its crash reaches the bucket, or comes back. `before`: a
     scenario's hook, called with (operation, key) before the request leaves."""
 
-    def __init__(self, inner: Faulty, trace: Callable[[str], None]) -> None:
+    def __init__(self, inner: ObjectStore, trace: Callable[[str], None]) -> None:
         super().__init__(inner)
         self.dead = False
         self.before: Callable[[str, str], Coroutine[Any, Any, None]] | None = None
@@ -146,8 +147,9 @@ class SimNode:
         random = SeededRandomness(f"{self.world.seed}/{self.number}/{self.life}")
         self.env = SimEnv(self.clock, random, InlineThreads())
         world_env = Env(self.world.clock, SeededRandomness(f"{self.world.seed}/net/{self.number}/{self.life}"), InlineThreads())
-        self.faulty = Faulty(self.world.watch, world_env, self.plan)
-        self.gate = Gate(self.faulty, lambda line: self.world.note(f"n{self.number}.{self.life} {line}"))
+        self.faulty = Faulty(self.world.reached, world_env, self.plan)
+        way = encrypted(self.faulty, self.env) if self.world.encrypted else self.faulty
+        self.gate = Gate(way, lambda line: self.world.note(f"n{self.number}.{self.life} {line}"))
         if not keep_cache:
             self.close()
             self.db = Database(None, inline=True)
@@ -295,11 +297,11 @@ def removed(name: str, version: Vector, *, mtime: int = 2000) -> Draft:
 
 
 class World:
-    """`seed` decides everything. `kept`: acknowledged versions and their numbers (store time in µs), which no run may lose unless `forget` says that the bucket was put back.
+    """`seed` decides everything; nodes of an `encrypted` world meet ciphertext. `kept`: acknowledged versions and their numbers (store time in µs), which no run may lose unless `forget` says that the bucket was put back.
     `single_node`: a node's configuration says that it is the store's only one. `written_once`: hashes of contents that were submitted once, so that no name may have two versions of them. `contents`: what a
     blocks_hash stands for, of everything that a node was given to store. `violations`: the first of them ends the run."""
 
-    def __init__(self, seed: int, options: JournalOptions | None = None) -> None:
+    def __init__(self, seed: int, options: JournalOptions | None = None, *, encrypted: bool = False) -> None:
         self.seed = seed
         self.options = options
         self.clock = SimClock()
@@ -308,6 +310,8 @@ class World:
         self.truth = Truth(self.bucket, self.violate)
         self.bucket.on_restore = self.truth.rewind
         self.watch = Watch(self.bucket, self.truth)
+        self.encrypted = encrypted
+        self.reached = Sealed(self.watch) if encrypted else self.watch
         self.nodes: list[SimNode] = []
         self.trace: list[str] = []
         self.single_node = False

@@ -35,7 +35,7 @@ from stnode.objectstore.base import Buffer, IfMatch, Key, Mode, ObjectStore, Put
 from stnode.objectstore.faulty import FaultPlan, Faulty
 from stnode.objectstore.memory import MemoryStore
 from stnode.objectstore.options import StoreOptions
-from stnode.objectstore.registry import wrap
+from stnode.objectstore.registry import OpenedStore, wrap
 from stnode.protocol.fileinfo import FileInfo
 from stnode.repo import state
 from stnode.repo.addresses import packs_of
@@ -47,6 +47,7 @@ from stnode.telemetry import Metrics
 from tests.sim.loop import run
 from tests.support.fakepeer import FOLDER, FakePeer, device_of, identity_of
 from tests.support.links import MemoryTransport
+from tests.support.sealed import Sealed, encrypted
 
 START_NS = 1_763_700_000 * 10**9
 P = ParamSpec("P")
@@ -94,7 +95,8 @@ class TrackedEnv(Env):
 class World:
     """One bucket, one node on it, any number of peers. `faulty.plan` may be changed at any time. `beside` another world: a second node, with
     a name of its own, on the same bucket and network; or with the same name, a second process of the same identity.
-    `reached` is the bucket as nodes reach it, for a witness in between."""
+    `reached` is the bucket as nodes reach it, for a witness in between; with `encrypted` they meet ciphertext (`sealed`), `bucket` and
+    `reached` stay in the clear."""
 
     def __init__(
         self,
@@ -105,6 +107,7 @@ class World:
         address: str = "",
         beside: World | None = None,
         bucket: MemoryStore | None = None,
+        encrypted: bool = False,
     ) -> None:
         self.clock = VirtualClock()
         self.seed = seed if beside is None else f"{seed} {name} {address}"
@@ -112,6 +115,7 @@ class World:
         fresh = bucket or MemoryStore(Env(self.clock, self.random, InlineThreads()))
         self.bucket: MemoryStore = fresh if beside is None else beside.bucket
         self.reached: ObjectStore = self.bucket if beside is None else beside.reached
+        self.sealed: Sealed | None = (Sealed(self.reached) if encrypted else None) if beside is None else beside.sealed
         self.beside = beside
         self.name = name
         self.address = address or f"memory://{name}"
@@ -158,11 +162,15 @@ class World:
         self.lives += 1
         self.env = TrackedEnv(self.clock, SeededRandomness(f"node {self.seed} {self.lives}"), InlineThreads())
         self.faulty = Faulty(
-            self.reached, Env(self.clock, SeededRandomness(f"net {self.seed} {self.lives}"), InlineThreads()), plan or FaultPlan()
+            self.sealed or self.reached,
+            Env(self.clock, SeededRandomness(f"net {self.seed} {self.lives}"), InlineThreads()),
+            plan or FaultPlan(),
         )
         if not keep_cache:
             self.db = Database(None, inline=True)
         objects = wrap(self.faulty, StoreOptions(), self.env, "memory://")
+        if self.sealed is not None:
+            objects = OpenedStore(encrypted(objects, self.env), objects.url, objects.metrics)
         store = await Store.open(objects, self.db, self.env, self.device)
         await index.migrate(self.db)
         store.announced = node_module._announced_by_a_device

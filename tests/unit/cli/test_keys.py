@@ -54,6 +54,23 @@ def test_a_life_of_passphrases(run: Run, tmp_path: Path) -> None:
     assert run("status")[0] == 0
 
 
+def test_joining_takes_the_passphrase(run: Run, tmp_path: Path) -> None:
+    url = (tmp_path / "home" / "store").as_uri()
+    assert run("bucket", "stats")[0] == 0
+    other = ("--home", str(tmp_path / "other"))
+    code, _, err = run(*other, "init", "--join", url)
+    assert (code, "encrypted and no passphrase is given" in err, "STNODE_STORE_PASSPHRASE_FILE" in err) == (77, True, True)
+    code, _, err = run(*other, "init", "--join", url, "--passphrase-file", str(tmp_path / "second"))
+    assert (code, "wrong passphrase" in err, url in err, "another good" in err) == (77, True, True, False)
+    assert not (tmp_path / "other" / "config.toml").exists()
+    code, out, _ = run(*other, "init", "--join", url, "--passphrase-file", str(tmp_path / "first"))
+    assert (code, "0 folders, 0 files" in out) == (0, True)
+    assert run(*other, "bucket", "gc")[0] == 0
+    assert run(*other, "bucket", "check", "--read-data")[0] == 0
+    code, out, _ = run(*other, "bucket", "key", "list", "--json")
+    assert (code, len(json.loads(out))) == (0, 1)
+
+
 def test_without_a_terminal_nobody_is_asked(run: Run, tmp_path: Path) -> None:
     code, _, err = run("bucket", "key", "add")
     assert (code, "no terminal" in err, "--new-passphrase-file" in err) == (77, True, True)

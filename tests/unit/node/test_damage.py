@@ -11,6 +11,7 @@ import pytest
 from stnode.errors import Archived, Corrupt, NotFound
 from stnode.node.operations import NodeService
 from stnode.objectstore.base import Key
+from stnode.objectstore.sealing import STORED_SEGMENT_BYTES
 from stnode.repo import layout, state, state_damage
 from stnode.repo.checkreport import CheckReport
 from stnode.repo.codec import Body
@@ -109,6 +110,30 @@ def test_what_is_damaged_is_pulled_again(damage: Callable[..., object], forgets:
             assert not [info for peer in (a, b) for info in peer.folder().heard.values() if info.deleted or info.invalid]
 
     scenario()
+
+
+@simulated
+async def test_a_damaged_segment_of_an_encrypted_store_costs_its_blocks_alone() -> None:
+    async with World(encrypted=True) as world:
+        files = {name: content(name, 5 * BLOCK) for name in ("x", "y")}
+        a, b = await filled(world, **files)
+        [key] = await packs(world)
+        a.answers = b.answers = lambda _request: (b"", 2)
+        world.node.store.reader._cache._chunks.clear()
+        world.node.store.reader._cache._cells.clear()
+        assert world.sealed is not None
+        world.sealed.flipped[key] = 6 * STORED_SEGMENT_BYTES + 1000
+        for name, data in files.items():
+            await ask_all(b, name, data)
+        await world.until(lambda: any(flags(world, name) for name in files))
+        await world.node.store.damage.settle()
+        served = {name: await ask_all(b, name, data) for name, data in files.items()}
+        [hurt] = [name for name in files if flags(world, name)]
+        assert sum(block is None for blocks in served.values() for block in blocks) == 1
+        assert None not in served["y" if hurt == "x" else "x"]
+        a.answers = a.answer
+        await world.until(lambda: not flags(world, hurt))
+        assert await world.content(hurt) == files[hurt]
 
 
 @DAMAGES

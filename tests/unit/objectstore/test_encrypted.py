@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -200,6 +201,27 @@ async def test_a_short_answer_is_never_taken_for_the_object(env: Env, bucket: Me
     await store.put(NODE, [b"x" * 100])
     with pytest.raises(StnodeError, match="nodes/5a"):
         await store.get(NODE)
+
+
+async def test_what_is_damaged_on_its_way_is_read_again(env: Env, bucket: MemoryStore) -> None:
+    class Noisy(Watched):
+        wrong = 0
+
+        async def get(self, key: Key, start: int = 0, length: int | None = None) -> Blob:
+            blob = await super().get(key, start, length)
+            self.wrong -= 1
+            return replace(blob, data=bytes((blob.data[0], blob.data[1] ^ 1)) + blob.data[2:]) if self.wrong >= 0 else blob
+
+    noisy = Noisy(bucket)
+    store = Encrypted(noisy, env, StoreKeys(bytes(32)), layout.SECRECY)
+    await store.put(PACK, [bytes(300_000)])
+    noisy.wrong = 1
+    assert (await store.get(PACK, 100_000, 5)).data == bytes(5)
+    assert len(noisy.gets) == 2
+    noisy.wrong = 9
+    with pytest.raises(Corrupt):
+        await store.get(PACK)
+    assert len(noisy.gets) == 4, "no more than twice"
 
 
 async def test_what_head_tells(store: Encrypted, bucket: MemoryStore) -> None:
