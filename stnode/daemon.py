@@ -23,7 +23,7 @@ from stnode.errors import StnodeError
 from stnode.frontends.cli.app import App, pass_app
 from stnode.frontends.cli.main import run_cli
 from stnode.frontends.cli.settings import change_line, wishes
-from stnode.memory import keep_freed_memory
+from stnode.memory import keep_freed_memory, spare_collections
 from stnode.node.connect import check_store, connect, repair_store
 from stnode.node.home import Holder, Home, HomeLock, default_home, lock_or_daemon
 from stnode.node.service import Service
@@ -96,6 +96,7 @@ async def _serve_locked(home: Home, settings: config.Config, env: Env, lock: Hom
             for change in await service.settings_apply(*wishes(settings), False):
                 log.info("applied", change=change_line(change))
         node.page = page_url(settings.api.address[0], url, interface_addresses())
+        spare_collections()
         await node.start()
         lock.announce(Holder(os.getpid(), "daemon", url, settings.api.api_key))
         click.echo(f"device ID  {await service.id()}\npage       {url}/")

@@ -56,6 +56,8 @@ LONGEST_RETRY_S: Final = 15.0
 INLINE_BYTES: Final = MAX_SLOT_BYTES - 2048
 """Encoded bodies up to this size lie in the slot; the rest is room for its own fields and the list of dropped sets."""
 VOID_TRIES: Final = 3
+TOLD_AT_ONCE: Final = 1000
+"""After so many outcomes the event loop gets a turn."""
 UNSEEN_S: Final = 60.0
 """An upload is taken for granted this long."""
 RESTORED: Final = "the bucket was put back to an earlier state"
@@ -459,10 +461,12 @@ class Committer:
             self.counts.records += at
         group.wishes = [wish for wish in group.wishes if wish not in results]
         entries, group.entries = group.entries, []
-        for wish, (committed, sequences) in results.items():
-            wish.settle(Status.COMMITTED, committed, sequences, "")
         for entry in entries:
             entry.done(applied.number)
+        for told, (wish, (committed, sequences)) in enumerate(results.items(), 1):
+            wish.settle(Status.COMMITTED, committed, sequences, "")
+            if told % TOLD_AT_ONCE == 0:
+                await self.env.clock.sleep(0)
 
     async def _tell_packer(self, proposal: Proposal, body: Body) -> None:
         by_place = {place: handle for handle, place in proposal.handles.items()}

@@ -142,7 +142,7 @@ class DeletionGuard:
     def pending(self) -> list[PendingDeletions]:
         """What waits, by folder."""
         return [
-            PendingDeletions(fid, sum(wish.deleted_files[fid] for wish in folder.held), folder.since_s, folder.since_s + HOLD_S)
+            PendingDeletions(fid, sum(wish.deleted_files.get(fid, 0) for wish in folder.held), folder.since_s, folder.since_s + HOLD_S)
             for fid, folder in sorted(self._folders.items())
             if folder.held
         ]

@@ -282,7 +282,8 @@ class Journal:
         self._queued_records += sum(wish.records for wish in wishes)
         self._queued_bytes += sum(wish.size_bytes for wish in wishes)
         for wish in wishes:
-            self._queued_deletions.update(wish.deleted_files)
+            if wish.deleted_files:
+                self._queued_deletions.update(wish.deleted_files)
         self._wake.set()
 
     def _queue_entries(self, entry: EntryWish) -> None:
@@ -312,7 +313,8 @@ class Journal:
             wishes.append(wish)
             records += wish.records
             size += wish.size_bytes
-            self._queued_deletions.subtract(wish.deleted_files)
+            if wish.deleted_files:
+                self._queued_deletions.subtract(wish.deleted_files)
         self._queued_records -= records
         self._queued_bytes -= size
         entries = list(self._entries)

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from sqlite3 import Connection
+from types import MappingProxyType
 from typing import Protocol
 
 from stnode.errors import Internal, StnodeError
@@ -129,29 +130,27 @@ Entries = Callable[[Connection, PackTable], Body]
 Packs are named and registered through the table; `packs_added` stays empty. Raises a StnodeError where the state forbids it."""
 
 
+_NO_FILES: Mapping[int, int] = MappingProxyType({})
+
+
 @dataclass(slots=True, eq=False)
 class Wish:
-    """One set that wants in; `settle` tells its submitter."""
+    """One set that wants in; `settle` tells its submitter. `records` it asks for, and roughly what they take in a body, `deleted_files` by
+    folder: reckoned once, when it comes, for thousands are looked at together when their group is closed."""
 
     wanted: DraftSet
     settle: Callable[[Status, Sequence[str], Sequence[int], str], None]
+    records: int = field(init=False)
+    size_bytes: int = field(init=False)
+    deleted_files: Mapping[int, int] = field(init=False)
+    """Files that it may delete; renames delete none."""
 
-    @property
-    def records(self) -> int:
-        """Records that it asks for."""
-        return len(self.wanted.drafts)
-
-    @property
-    def deleted_files(self) -> Counter[int]:
-        """Files that it may delete, by folder; renames delete none."""
-        if self.wanted.kind is SetKind.NEW_FIRST:
-            return Counter()
-        return Counter(draft.fid for draft in self.wanted.drafts if draft.info.deleted and draft.info.type is FileType.FILE)
-
-    @property
-    def size_bytes(self) -> int:
-        """Roughly what it takes in a body."""
-        return sum(len(draft.info.wire) + 10 * len(draft.extents) + 12 for draft in self.wanted.drafts)
+    def __post_init__(self) -> None:
+        drafts = self.wanted.drafts
+        self.records = len(drafts)
+        self.size_bytes = sum([len(draft.info.wire) + 10 * len(draft.extents) + 12 for draft in drafts])
+        deleted = [draft.fid for draft in drafts if draft.info.deleted and draft.info.type is FileType.FILE]
+        self.deleted_files = Counter(deleted) if deleted and self.wanted.kind is not SetKind.NEW_FIRST else _NO_FILES
 
 
 @dataclass(slots=True, eq=False)
