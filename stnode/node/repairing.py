@@ -24,7 +24,7 @@ from stnode.repo.heartbeat import Heartbeats
 from stnode.repo.repair import Survey
 from stnode.repo.repairreport import RepairPlan, RepairReport
 from stnode.repo.settings import DeviceSettings, FolderSettings
-from stnode.repo.slots import arranged
+from stnode.repo.slots import NamedSlots, arranged
 from stnode.repo.store import SettingsChange, Store
 
 _NAMED: Final = 100
@@ -67,6 +67,9 @@ async def repair_store(home: Path, config: Config, env: Env, wanted: RepairWish,
             return RepairReport(plan)
         await _check_allowed(objects, env, found, wanted, identity)
         base = own if found.way == "own" and own is not None else scratch
+        if found.way == "names":
+            own = own or Database(own_path)
+            return await _merge_names(objects, own, env, identity, config, found, plan)
         known = await _remembered(own, identity, env, wanted)
         first_new_pack = (await base.run(state.head)).next_pack
         now_us = await _store_time_us(objects, env)
@@ -117,6 +120,8 @@ async def _plan(objects: ObjectStore, found: Survey) -> RepairPlan:
             (f"write this node's own state, that of commit {found.base}, as a checkpoint: it has what is damaged or missing in the store",),
             found.first,
         )
+    if found.way == "names":
+        return await _plan_of_names(objects, found)
     aside = found.set_aside
     names: dict[str, None] = {}
     async for commit in salvage.read_all(objects, aside):
@@ -138,6 +143,39 @@ async def _plan(objects: ObjectStore, found: Survey) -> RepairPlan:
         set_aside=len(aside),
         files=tuple(names)[:_NAMED],
     )
+
+
+async def _plan_of_names(objects: ObjectStore, found: Survey) -> RepairPlan:
+    assert isinstance(objects, NamedSlots)
+    names: dict[str, None] = {}
+    async for commit in salvage.read_names(objects, found.first, found.others):
+        names.update(dict.fromkeys(salvage.names_in(commit.body) if commit.body is not None else ()))
+    steps = (
+        f"go on from {found.counting}, of which somebody may have been told: this node has applied it, or it is the older one",
+        "give every folder a new index ID, so that devices take its index anew",
+        f"commit again what {' and '.join(found.others)} says of files, where that can be told: of a file that both changed both versions stay",
+    )
+    return RepairPlan(found.fault, steps, found.first, set_aside=len(found.others), files=tuple(names)[:_NAMED])
+
+
+async def _merge_names(
+    objects: ObjectStore, db: Database, env: Env, identity: Identity, config: Config, found: Survey, plan: RepairPlan
+) -> RepairReport:
+    """Goes on from the name that counts, and commits what the others hold. The first commit, of index IDs, says to everybody which one it is:
+    one that was restored from the other has told devices of numbers that mean something else now."""
+    assert isinstance(objects, NamedSlots)
+    assert found.counting is not None
+    counting = [each async for each in salvage.read_names(objects, found.first, [found.counting])]
+    others = [each async for each in salvage.read_names(objects, found.first, found.others)]
+    objects.settle(found.first, found.counting)
+    result = salvage.Salvaged(unreadable=[found.first] if any(each.body is None for each in others) else [])
+    store = await Store.open(objects, db, env, identity.device_id, single_node=config.store.single_node)
+    try:
+        await salvage.renew_index_ids(store)
+        await salvage.merge_names(store, counting[0], [each for each in others if each.body is not None], result)
+    finally:
+        await store.close()
+    return _report(found, plan, found.first, result)
 
 
 async def _check_allowed(objects: ObjectStore, env: Env, found: Survey, wanted: RepairWish, identity: Identity) -> None:
@@ -202,6 +240,10 @@ async def _bring_back(
             await store.write_checkpoint()
     finally:
         await store.close()
+    return _report(found, plan, commit, result)
+
+
+def _report(found: Survey, plan: RepairPlan, commit: int, result: salvage.Salvaged) -> RepairReport:
     return RepairReport(
         plan,
         done=True,
@@ -219,6 +261,8 @@ async def _bring_back(
 def _advice(found: Survey) -> tuple[str, ...]:
     if found.way in ("checkpoint", "own"):
         return ("start the nodes again",)
+    if found.way == "names":
+        return ("start one process of the node, and no second one", "then run `stnode bucket check`")
     again = ("look at `stnode device list` and `stnode folder list`, and complete them",) if found.way == "rebuild" else ()
     return (
         *again,

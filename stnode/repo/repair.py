@@ -8,6 +8,8 @@ state after a new commit above everything that lies in the journal:
     3. a stub where a slot is missing behind one that is there, so that a node which slept cannot commit into the gap.
 
 A crash between two of these leaves a store that the next repair goes on with. What set-aside commits held is brought back by `salvage.py`.
+Two names for the number at the head of a single-node store (`slots.py`) need no step: this decides which of them counts, the next commit says
+so to everybody by its predecessor's hash, and what the other one holds is brought back as a set-aside commit's is.
 Where this node's own state has the damaged commit behind it, and its slot is still there, a manifest of that state is all that is needed.
 """
 
@@ -22,22 +24,22 @@ from typing import Literal
 from stnode.clock import Env
 from stnode.db import Database
 from stnode.errors import Conflict, Corrupt, NotFound, StnodeError
-from stnode.objectstore.base import Exists, Mode, ObjectStore
+from stnode.objectstore.base import Exists, Key, Mode, ObjectStore
 from stnode.repo import checkpoint, layout, state
 from stnode.repo.check_journal import JournalCheck
 from stnode.repo.codec import EMPTY, Slot, decode_slot, encode_slot, encode_stub, slot_sha
 from stnode.repo.restore import manifest_numbers, read_content, restore
-from stnode.repo.slots import NamedSlots
+from stnode.repo.slots import NamedSlots, TwoNames
 from stnode.repo.state_load import Loader
 
-Way = Literal["nothing", "checkpoint", "own", "void", "rebuild"]
+Way = Literal["nothing", "checkpoint", "own", "void", "rebuild", "names"]
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What lies in the journal. `way` is what helps: nothing is wrong; a `checkpoint` of a whole state steps over damage that nobody needs any
     more; this node's `own` state is ahead of what can be restored; `void`: commits from `first` on are set aside; `rebuild`: nothing of the
-    journal is left, only packs. `base` is the commit whose state is built on, `first` the one that cannot be read, `newest` the highest
+    journal is left, only packs; `names`: two processes wrote commit `first`, the object `counting` counts, `others` do not. `base` is the commit whose state is built on, `first` the one that cannot be read, `newest` the highest
     number of a slot or manifest. `slots` are those that are there."""
 
     way: Way
@@ -46,6 +48,8 @@ class Survey:
     first: int
     newest: int
     slots: tuple[int, ...]
+    counting: Key | None = None
+    others: tuple[Key, ...] = ()
 
     @property
     def set_aside(self) -> tuple[int, ...]:
@@ -59,9 +63,11 @@ async def survey(objects: ObjectStore, env: Env, scratch: Database, own: Databas
     slots = sorted([number async for meta in objects.list(layout.journal_prefix()) if (number := layout.slot_number(meta.key))])
     manifests = await manifest_numbers(objects)
     newest = max([0, *slots, *manifests])
-    fault = ""
+    fault, doubled = "", 0
     try:
         await restore(objects, scratch, env)
+    except TwoNames as exc:
+        fault, doubled = exc.message, exc.number
     except (Corrupt, NotFound) as exc:
         fault = exc.message
     if not (await scratch.run(state.head)).complete:
@@ -79,9 +85,31 @@ async def survey(objects: ObjectStore, env: Env, scratch: Database, own: Databas
             pass
         wrong = [*(f"{problem.key}: {problem.message}" for problem in found.problems), *found.notes]
         return Survey("checkpoint" if wrong else "nothing", "; ".join(wrong[:3]), base.number, base.number + 1, newest, tuple(slots))
+    if doubled == base.number + 1 and (ours is None or not ours.complete or ours.number <= doubled):
+        counting, others = await _which_counts(objects, base, ours)
+        if counting is not None:
+            return Survey("names", fault, base.number, doubled, newest, tuple(slots), counting, others)
     if ours is not None and ours.complete and ours.number > base.number and await _same_history(objects, ours, newest):
         return Survey("own", fault, ours.number, base.number + 1, max(newest, ours.number), tuple(slots))
     return Survey("void" if base.number else "rebuild", fault, base.number, base.number + 1, newest, tuple(slots))
+
+
+async def _which_counts(objects: ObjectStore, base: state.Head, ours: state.Head | None) -> tuple[Key | None, tuple[Key, ...]]:
+    """Of the names of the commit after `base` the one to go on from, and the others: what this node has applied; else the oldest that follows
+    `base`, for only who found its name alone has told anybody. None if none follows."""
+    assert isinstance(objects, NamedSlots)
+    metas = sorted(await objects.names(base.number + 1), key=lambda meta: (meta.modified_ns, meta.key))
+    able: list[Key] = []
+    for meta in metas:
+        data = (await objects.inner.get(meta.key)).data
+        try:
+            slot = decode_slot(data, meta.key)
+        except Corrupt:
+            continue
+        if isinstance(slot, Slot) and (slot.number, slot.prev) == (base.number + 1, base.slot_sha):
+            applied = ours is not None and ours.complete and ours.slot_sha == slot_sha(data)
+            able.insert(0 if applied else len(able), meta.key)
+    return (able[0], tuple(meta.key for meta in metas if meta.key != able[0])) if able else (None, ())
 
 
 def _emptied(conn: Connection) -> None:
@@ -113,6 +141,8 @@ async def _same_history(objects: ObjectStore, ours: state.Head, newest: int) -> 
         return slot_sha((await objects.get(layout.slot_key(ours.number))).data) == ours.slot_sha
     except NotFound:
         return ours.number > newest
+    except TwoNames:
+        return False
 
 
 async def step_over(objects: ObjectStore, env: Env, db: Database, found: Survey, node: bytes, store_time_us: int) -> int:

@@ -17,8 +17,9 @@ from sqlite3 import Connection
 
 from stnode.clock import Randomness
 from stnode.errors import Conflict, Corrupt, Invalid, NotFound, Refused
-from stnode.objectstore.base import ObjectStore
-from stnode.protocol import fileinfo
+from stnode.objectstore.base import Key, ObjectStore
+from stnode.protocol import fileinfo, vector
+from stnode.protocol.deviceid import DeviceID, short_id
 from stnode.protocol.fileinfo import FileInfo
 from stnode.repo import layout, state
 from stnode.repo.codec import Body, PackAdded, Partial, Section, Slot, decode_slot
@@ -28,6 +29,7 @@ from stnode.repo.records import Draft, DraftSet, Extents, HistoryRule, SetKind, 
 from stnode.repo.repair import read_set_aside
 from stnode.repo.restore import read_content
 from stnode.repo.settings import FolderSettings
+from stnode.repo.slots import NamedSlots
 from stnode.repo.store import SettingsChange, Store
 
 _AT_ONCE = 8
@@ -52,10 +54,17 @@ class Salvaged:
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """A commit that is not part of the state; `body` is None where it cannot be read."""
+    """A commit that is not part of the state; `body` is None where it cannot be read. `node` wrote it."""
 
     number: int
     body: Body | None
+    node: bytes = b""
+
+
+async def read_names(objects: NamedSlots, number: int, names: Sequence[Key]) -> AsyncIterator[SetAside]:
+    """What certain names of a number hold (single-node stores), as far as it can be read."""
+    for name in names:
+        yield SetAside(number, *await _content(objects, number, (await objects.inner.get(name)).data))
 
 
 async def read_all(objects: ObjectStore, numbers: Sequence[int]) -> AsyncIterator[SetAside]:
@@ -65,14 +74,16 @@ async def read_all(objects: ObjectStore, numbers: Sequence[int]) -> AsyncIterato
         if not datas:
             yield SetAside(number, None)
         for data in datas:
-            body: Body | None = None
-            try:
-                slot = decode_slot(data, layout.slot_key(number))
-                if isinstance(slot, Slot):
-                    body = await read_content(objects, slot)
-            except (Corrupt, Refused, NotFound):
-                body = None
-            yield SetAside(number, body)
+            yield SetAside(number, *await _content(objects, number, data))
+
+
+async def _content(objects: ObjectStore, number: int, data: bytes) -> tuple[Body | None, bytes]:
+    """What a slot changes, None where it cannot be read, and who wrote it."""
+    try:
+        slot = decode_slot(data, layout.slot_key(number))
+        return (await read_content(objects, slot), slot.node) if isinstance(slot, Slot) else (None, b"")
+    except (Corrupt, Refused, NotFound):
+        return None, b""
 
 
 def names_in(body: Body) -> list[str]:
@@ -148,9 +159,32 @@ def _numbers(conn: Connection, ids: Sequence[str]) -> list[int]:
     return [pack.number for name in ids if (pack := state.pack_by_id(conn, name)) is not None]
 
 
-async def bring_back(store: Store, commits: AsyncIterator[SetAside], first_new_pack: int, result: Salvaged) -> None:
+async def merge_names(store: Store, counting: SetAside, others: Sequence[SetAside], result: Salvaged) -> None:
+    """Commits anew what `others` hold, which were written for the same number as `counting`, the head: nobody was told of it."""
+    for each in others:
+        added = each.body.packs_added if each.body is not None else ()
+        packs = [pack for pack in added if await _read_pack(store, pack.fkey, pack.id, layout.pack_key(pack.fkey, pack.id), result)]
+        if packs:
+            await store.submit_entries(partial(_register, added=packs))
+            result.packs += len(packs)
+            result.pack_bytes += sum(pack.size_bytes for pack in packs)
+    ids = [pack.id for pack in counting.body.packs_added] if counting.body is not None else []
+    numbers = await store.db.run(partial(_numbers, ids=ids))
+
+    async def aside() -> AsyncIterator[SetAside]:
+        for each in others:
+            yield each
+
+    # What the others named by number was there before the commit in question.
+    await bring_back(store, aside(), min(numbers, default=1 << 62), result, beside=counting)
+
+
+async def bring_back(
+    store: Store, commits: AsyncIterator[SetAside], first_new_pack: int, result: Salvaged, *, beside: SetAside | None = None
+) -> None:
     """Commits the settings and records of set-aside commits anew. `first_new_pack` is the next pack's number on the state that was built on: from
-    there on numbers meant packs that only the commits themselves can tell."""
+    there on numbers meant packs that only the commits themselves can tell. `beside` is the commit that counts in their place."""
+    same = _changed_by_node(beside) if beside is not None else frozenset[tuple[str, str]]()
     async for commit in commits:
         if commit.body is None:
             result.unreadable.append(commit.number)
@@ -158,6 +192,13 @@ async def bring_back(store: Store, commits: AsyncIterator[SetAside], first_new_p
         await _settings(store, commit.body)
         added = {-(index + 1): pack.id for index, pack in enumerate(commit.body.packs_added)}
         drafts = await store.db.run(partial(_drafts, body=commit.body, added=added, first_new_pack=first_new_pack, lost=result.lost))
+        if both := same & _changed_by_node(commit):
+            stranger = store.env.random.uint64()
+            fkeys = {folder.fid: folder.fkey for folder in await store.db.run(state.folders)}
+            drafts = [
+                (shown, _apart(draft, commit.node, stranger) if (fkeys[draft.fid], draft.info.name) in both else draft)
+                for shown, draft in drafts
+            ]
         for start in range(0, len(drafts), _SETS_A_TIME):
             part = drafts[start : start + _SETS_A_TIME]
             outcomes = await store.submit([DraftSet(SetKind.SINGLE, (draft,)) for _, draft in part])
@@ -166,6 +207,25 @@ async def bring_back(store: Store, commits: AsyncIterator[SetAside], first_new_p
                     result.records += 1
                 elif outcome.status is not Status.DROPPED:
                     result.lost.append(shown)
+
+
+def _changed_by_node(commit: SetAside) -> frozenset[tuple[str, str]]:
+    """Items (fkey, name) that the writer of the commit changed itself, not a device that it had them from."""
+    me = short_id(DeviceID(commit.node)) if commit.node else 0
+    found = set[tuple[str, str]]()
+    for section in commit.body.sections if commit.body is not None else ():
+        infos = [fileinfo.from_record(record.info) for record in section.records()]
+        found.update((section.fkey, info.name) for info in infos if info.modified_by == me)
+    return frozenset(found)
+
+
+def _apart(draft: Draft, node: bytes, stranger: int) -> Draft:
+    """The draft of an item that two processes of one node changed without knowing of each other. By the node's counter one change would
+    follow the other and take its place; as a stranger's they are concurrent, as they were."""
+    me = short_id(DeviceID(node))
+    pairs = [(by, value) for by, value in draft.info.version if by != me]
+    version = vector.from_pairs([*pairs, (stranger, vector.counter(draft.info.version, me))])
+    return replace(draft, info=fileinfo.replace_version(draft.info, version, stranger))
 
 
 async def _settings(store: Store, body: Body) -> None:

@@ -11,7 +11,7 @@ processes at most the one whose PUT was listed first wins, and the other one has
     one name                              it is the slot
     several, a stub among them            the stub: the number is truncated
     several, and there is a slot n + 1    the one whose hash slot n + 1 carries
-    several at the head                   the one that this process has seen alone before; else `TwoNames`, until one is moved away
+    several at the head                   the one that this process has seen alone before; else `TwoNames`, until a repair decides
 
 A journal that was begun with conditional writes keeps its plain names; they count like any other.
 """
@@ -34,7 +34,8 @@ from stnode.repo.singlenode import declared_node
 from stnode.telemetry import get_logger
 
 REPAIR: Final = (
-    "stop all but one process of this node, then move the younger of the two objects out of the bucket: nobody was told of what it holds"
+    "stop all processes of this node, then run `stnode bucket repair`, with its state directory if it is there: it goes on from the commit "
+    "that somebody may have been told of, and commits again what the other one holds"
 )
 
 _JOURNAL: Final = "journal/"
@@ -48,7 +49,7 @@ class TwoNames(Corrupt):
     """Two processes wrote the same commit's number, and nothing says yet which one counts. Nothing was overwritten."""
 
     def __init__(self, key: str, names: Sequence[str]) -> None:
-        number = layout.slot_number(key)
+        self.number = number = layout.slot_number(key) or 0
         found = " and ".join(sorted(name.rpartition("/")[2] for name in names))
         super().__init__(f"two processes wrote commit {number} of this single-node store: {found}", hint=REPAIR)
 
@@ -66,7 +67,7 @@ class AnotherProcess(Refused):
 async def arranged(objects: ObjectStore) -> ObjectStore:
     """The store as this module's users want it: with `NamedSlots` around it where its stnode.json declares a single node."""
     if isinstance(objects, NamedSlots):
-        return objects
+        return objects  # two of them around each other would take one's names for another's
     try:
         document = json.loads((await objects.get(layout.STORE)).data)
         return NamedSlots(objects) if declared_node(document) is not None else objects
@@ -81,6 +82,7 @@ class NamedSlots(Wrapper):
     def __init__(self, inner: ObjectStore) -> None:
         super().__init__(inner)
         self._alone: dict[str, Key] = {}
+        self._settled: dict[str, Key] = {}
 
     async def get(self, key: Key, start: int = 0, length: int | None = None) -> Blob:
         if not _is_slot(key):
@@ -132,7 +134,7 @@ class NamedSlots(Wrapper):
 
     def settle(self, number: int, name: Key, journal: str = layout.MAIN_JOURNAL) -> None:
         """Decides for this process which of two names at the head counts; the next commit then says so to everybody."""
-        self._alone[layout.slot_key(number, journal)] = name
+        self._settled[layout.slot_key(number, journal)] = name
 
     # ---- names ---------------------------------------------------------------------------------------------------------
 
@@ -157,9 +159,9 @@ class NamedSlots(Wrapper):
         for meta, blob in zip(names, blobs, strict=True):
             if kind_of(blob.data) is Kind.STUB:
                 return meta
-        wanted = await self._predecessor_of_next(key)
+        wanted, known = await self._predecessor_of_next(key), self._settled.get(key, self._alone.get(key))
         for meta, blob in zip(names, blobs, strict=True):
-            if slot_sha(blob.data) == wanted or (wanted is None and self._alone.get(key) == meta.key):
+            if slot_sha(blob.data) == wanted or (wanted is None and known == meta.key):
                 return meta
         raise TwoNames(key, [meta.key for meta in names])
 

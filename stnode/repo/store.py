@@ -247,7 +247,7 @@ class Store:
         elif not (alone or _recorded(document)):
             raise singlenode.no_conditional_writes()
         if alone:
-            objects = NamedSlots(objects)
+            objects = objects if isinstance(objects, NamedSlots) else NamedSlots(objects)
             await singlenode.wait_for_silence(objects, env, patience_s=float("inf") if try_out else singlenode.COMMAND_PATIENCE_S)
         store = cls(
             objects, db, env, node, document["store"], packer_options, journal_options, reader_options, collect_options, single_node=alone

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stnode.clock import system_env
+from stnode.objectstore.base import ObjectStore
 from stnode.objectstore.registry import open_store
 from stnode.repo import layout
 from tests.support.nodes import StnodeProcess
@@ -87,3 +88,43 @@ async def test_two_processes_overlap(rclone_server: S3Server, url: str, tmp_path
         second.kill()
         await objects.close()
         env.close()
+
+
+async def test_two_names_of_a_commit_are_repaired(rclone_server: S3Server, url: str, tmp_path: Path) -> None:
+    """Two processes changed one file in the same commit's number: both versions are there after the repair, and both objects."""
+    environment = options(rclone_server, STNODE_STORE_SINGLE_NODE="true")
+    first = StnodeProcess(tmp_path / "first", url, environment)
+    first.cli("folder", "add", "f")
+    env = system_env()
+    here, there = open_store(url, rclone_server.options, env), open_store(f"{url}-copy", rclone_server.options, env)
+    try:
+        await _copy(here, there)
+        shutil.copytree(first.home, tmp_path / "second")
+        second = StnodeProcess(tmp_path / "second", f"{url}-copy", environment)
+        for node, content in ((first, "first"), (second, "second")):
+            (tmp_path / "file").write_text(content)
+            node.cli("put", str(tmp_path / "file"), "f/")
+        await _copy(there, here)
+        with pytest.raises(RuntimeError, match="two processes wrote commit") as refused:
+            first.cli("ls", "f")
+        assert "stnode bucket repair" in str(refused.value)
+        before = {meta.key async for meta in here.list("")}
+        told = first.cli("bucket", "repair", "--yes")
+        assert "done" in told
+        assert before <= {meta.key async for meta in here.list("")}
+        shutil.rmtree(first.home / "state")
+        names = first.cli("ls", "f").split()
+        assert len(names) == 2
+        assert {first.cli("cat", f"f/{name}") for name in names} == {"first", "second"}
+        assert "0 problems" in first.cli("bucket", "check", "--read-data")
+    finally:
+        await here.close()
+        await there.close()
+        env.close()
+
+
+async def _copy(source: ObjectStore, target: ObjectStore) -> None:
+    """Every object that the target does not have."""
+    has = {meta.key async for meta in target.list("")}
+    for key in [meta.key async for meta in source.list("") if meta.key not in has]:
+        await target.put(key, [(await source.get(key)).data])
