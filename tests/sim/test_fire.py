@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from stnode.errors import Corrupt
+from stnode.errors import Corrupt, StnodeError
 from stnode.objectstore.base import Key, Mode
 from stnode.objectstore.faulty import FaultPlan
 from stnode.repo import layout
-from stnode.repo.records import Status
+from stnode.repo.records import DraftSet, LocalFlag, SetKind, Status
 from tests.sim.test_scenarios import QUIET, cut, fill, simulated, until
-from tests.sim.world import SimNode, World
+from tests.sim.world import SimNode, World, directory
 
 pytestmark = pytest.mark.expects_log(r"the state is restored|the journal cannot go on|upload is gone|not whole")
 DAY_S = 86_400.0
@@ -160,6 +160,79 @@ async def torn_slots_first(world: World) -> None:
             b.crash()
 
 
+async def _torn(world: World, prefix: str, count: int) -> dict[Key, bytes]:
+    """Six commits of a file and a pack each; then the youngest `count` objects below a prefix are taken away: a copy of the bucket has not
+    brought them yet."""
+    a, b = await world.two()
+    await fill(a, 6)
+    a.crash()
+    b.crash()
+    world.truth.blind = True
+    whole = world.bucket.snapshot()
+    keys = sorted((key for key in whole if key.startswith(prefix)), key=lambda key: whole[key].modified_ns)
+    taken = {Key(key): whole[key].data for key in keys[-count:]}
+    for key in taken:
+        await world.bucket.delete(key)
+    return taken
+
+
+async def _bring(world: World, taken: dict[Key, bytes]) -> None:
+    for key, data in taken.items():
+        await world.bucket.put(key, [data])
+
+
+async def torn_packs_first(world: World) -> None:
+    """A replica that is still being copied has all packs, but of the slots only the first ones. A node on it serves what these say and
+    touches nothing else; as the slots come it follows them, and every file is whole."""
+    late = await _torn(world, "journal/", 3)
+    node = await world.node()
+    assert node.names().keys() == {"x0", "x1", "x2"}
+    before = world.bucket.snapshot().keys()
+    for record in node.names().values():
+        await node.read(record)
+    await asyncio.sleep(2 * 3600)
+    assert before <= world.bucket.snapshot().keys(), "packs that no commit names yet stay"
+    epochs = [applied.restored for applied in node.applied].count(True)
+    await _bring(world, late)
+    await node.store.follow_to_head()
+    assert node.names().keys() == {f"x{number}" for number in range(6)}
+    for record in node.names().values():
+        assert not record.local_flags
+        await node.read(record)
+    assert [applied.restored for applied in node.applied].count(True) == epochs, "it only went on"
+    assert node.store.status().journal.trouble == ""
+
+
+async def torn_slots_without_packs(world: World) -> None:
+    """A replica has all slots, but not the packs of the last commits. Whoever reads one marks it lost: its file is announced invalid, never
+    deleted and never served wrong; the others go on. When the packs have come they are found within an hour or two, and the files
+    are whole as they were, with nothing pulled."""
+    late = await _torn(world, "packs/", 2)
+    node = await world.node()
+    before = node.names()
+    hurt = set[str]()
+    for name, record in before.items():
+        try:
+            await node.read(record)
+        except StnodeError:
+            hurt.add(name)
+    assert hurt == {"x4", "x5"}
+    await until(lambda: node.store.damage.lost == 2)
+    await until(lambda: {name for name, record in node.names().items() if record.local_flags & LocalFlag.MUST_FETCH} == hurt)
+    for name, record in node.names().items():
+        assert not record.info.deleted
+        assert record.info.version == before[name].info.version
+        if name not in hurt:
+            await node.read(record)
+    await _bring(world, late)
+    await until(lambda: node.store.damage.found == 2, within_s=3 * 3600)
+    await until(lambda: not any(record.local_flags for record in node.names().values()))
+    for name, record in node.names().items():
+        assert (record.info.version, record.extents) == (before[name].info.version, before[name].extents)
+        assert record.sequence > before[name].sequence or name not in hurt, "peers hear of it"
+        await node.read(record)
+
+
 async def follower_steps_over_a_gap(world: World) -> None:
     """A running follower that finds a slot missing among later ones restores from a manifest beyond it, as over a damaged slot."""
     a, b = await world.two()
@@ -223,12 +296,43 @@ async def throttled(world: World) -> None:
     await world.check()
 
 
+async def told_in_slices(world: World) -> None:
+    """The outcomes of a large group are told with turns of the event loop between them, so that nothing else waits for all of them."""
+    a, _ = await world.two()
+    head, turns, seen = head_of(a), 0, list[int]()
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        if len(seen) < len(futures):
+            asyncio.get_running_loop().call_soon(turn)
+
+    def told(_: object) -> None:
+        if not seen:
+            turn()
+        seen.append(turns)
+
+    futures = [a.store.submit([DraftSet(SetKind.SINGLE, (directory(f"d{number}", ((1, 1),)),))]) for number in range(3500)]
+    for future in futures:
+        future.add_done_callback(told)
+    outcomes = await asyncio.gather(*futures)
+    assert all(outcome.status is Status.COMMITTED for [outcome] in outcomes)
+    assert head_of(a) == head + 1, "one commit"
+    assert seen[-1] - seen[0] >= 3
+    assert max(seen.count(number) for number in set(seen)) <= 1000
+
+
 test_a_machine_that_slept_for_days = simulated(sleeper)
 test_a_rolling_restart = simulated(rolling_restart, seeds=8)
 test_a_create_that_arrives_after_days = simulated(late_by_days)
 test_a_bucket_put_back_under_running_nodes = simulated(older_bucket_siblings_up)
 test_a_bucket_put_back_while_nodes_are_down = simulated(older_bucket_siblings_down)
 test_a_torn_replica_with_slots_beyond_a_gap = simulated(torn_slots_first)
+test_a_torn_replica_with_packs_and_not_all_slots = simulated(torn_packs_first)
+test_a_torn_replica_with_slots_and_not_all_packs = pytest.mark.expects_log("a pack is damaged|files have lost content")(
+    simulated(torn_slots_without_packs)
+)
 test_a_follower_steps_over_a_gap = simulated(follower_steps_over_a_gap)
 test_a_damaged_slot_is_waited_out = simulated(damaged_slot)
+test_outcomes_are_told_in_slices = simulated(told_in_slices, seeds=1)
 test_retry_after_is_kept = simulated(throttled)
