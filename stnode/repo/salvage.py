@@ -165,7 +165,7 @@ async def merge_names(store: Store, counting: SetAside, others: Sequence[SetAsid
         added = each.body.packs_added if each.body is not None else ()
         packs = [pack for pack in added if await _read_pack(store, pack.fkey, pack.id, layout.pack_key(pack.fkey, pack.id), result)]
         if packs:
-            await store.submit_entries(partial(_register, added=packs))
+            await store.submit_entries(partial(_register, added=packs, node=store.node))
             result.packs += len(packs)
             result.pack_bytes += sum(pack.size_bytes for pack in packs)
     ids = [pack.id for pack in counting.body.packs_added] if counting.body is not None else []
