@@ -49,7 +49,7 @@ def env(world: World) -> Env:
 def careless(world: World) -> None:
     """Another bucket. The world's witness knows plain slot names only: what holds is checked from the bucket alone."""
     world.bucket = Careless(env(world))
-    world.watch = world.bucket  # type: ignore[assignment]
+    world.watch = world.reached = world.bucket  # type: ignore[assignment]
     world.truth.blind = True
     world.single_node = True
 
