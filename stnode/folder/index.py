@@ -58,6 +58,7 @@ __all__ = [
     "forget",
     "going",
     "index_state",
+    "is_stranger",
     "migrate",
     "missing_content",
     "need_totals",
@@ -154,6 +155,12 @@ def strangers(conn: Connection, fid: int, shared: Collection[bytes]) -> list[int
         (fid,),
     )
     return [dev for dev, device in rows if device not in shared]
+
+
+def is_stranger(conn: Connection, dev: int, shared: Collection[bytes]) -> bool:
+    """Whether the device's ID is not in `shared`."""
+    row = conn.execute("SELECT device FROM remote_devices WHERE dev = ?", (dev,)).fetchone()
+    return row is None or row[0] not in shared
 
 
 def drop_step(conn: Connection, fid: int, dev: int, limit: int = _DROP_NAMES) -> bool:

@@ -91,7 +91,7 @@ class FolderRunner:
         self._recheck_wake = asyncio.Event()
         self._progress = asyncio.Event()
         self._saved_at: dict[int, float] = {}
-        self._planning = self._rechecking = False
+        self._planning = self._rechecking = self._stopped = False
         self._intake_files = 0
         self._intake_ends = 0.0
         self._deletion_pace = DeletionPace()
@@ -108,7 +108,8 @@ class FolderRunner:
         self._wake.set()
 
     async def stop(self) -> None:
-        """Ends all tasks. Uploaded but uncommitted packs stay behind as orphans; the next start plans anew."""
+        """Ends all tasks, and heeds no device any more. Uploaded but uncommitted packs stay behind as orphans; the next start plans anew."""
+        self._stopped = True
         await self._tasks.close()
         await self.sharing.close()
         await self.transfer.close()
@@ -148,20 +149,31 @@ class FolderRunner:
     # --- what sessions tell
 
     async def begin_index(self, device: int, index_id: int) -> None:
-        """The device's ClusterConfig names this index ID for the folder: another one than before drops what we had of it."""
+        """The device's ClusterConfig names this index ID for the folder: another one than before drops what we had of it. Of a device with
+        which the folder is not shared any more nothing is taken in, nor by `receive_index`: it would stay after it was forgotten."""
         held = await self._db.run(lambda conn: index.index_state(conn, self.fid, device))
         if held.index_id != index_id and held.max_sequence:
             # In steps, so that a million entries do not hold the database for seconds.
             while not await self._db.write(lambda conn: index.drop_step(conn, self.fid, device)):
                 pass
-        await self._db.write(lambda conn: index.begin_index(conn, self.fid, device, index_id))
+        await self._db.write(lambda conn: self._listens_to(conn, device) and index.begin_index(conn, self.fid, device, index_id))
         self._wake_up()
+
+    def _listens_to(self, conn: Connection, device: int) -> bool:
+        """Asked in the database's thread, where the settings of this moment are newer than the evaluation that follows their change."""
+        return not self._stopped and not index.is_stranger(conn, device, {device.device_id for device in self.settings.devices})
 
     async def receive_index(self, device: int, message: Index) -> None:
         """Stores a checked Index or IndexUpdate; returns when it is in the database, so that the caller can hold back the peer."""
-        effect = await self._db.write(
-            lambda conn: index.apply_index(conn, self.fid, device, message.files, full=not message.update, settings=self.settings)
-        )
+
+        def take(conn: Connection) -> IndexEffect | None:
+            if not self._listens_to(conn, device):
+                return None
+            return index.apply_index(conn, self.fid, device, message.files, full=not message.update, settings=self.settings)
+
+        effect = await self._db.write(take)
+        if effect is None:
+            return
         self._note_intake(len(message.files))
         if any(info.deleted for info in message.files):
             self._deletion_pace.came(self._env.clock.monotonic())

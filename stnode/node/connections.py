@@ -135,7 +135,19 @@ class Connections:
                 known.wake.set()  # its dialer ends
             elif known.session is not None:
                 known.session.resend_config()
+        self._forget_answered()
         self._dial_all()
+
+    def _forget_answered(self) -> None:
+        """What was asked for and is there now, or is asked for by nobody, is pending no more."""
+        devices = self._devices()
+        self.pending_devices = {device: address for device, address in self.pending_devices.items() if device not in devices}
+        shared = {device: {runner.settings.folder_id for runner in self._shared_with(device)} for device, _ in self.pending_folders}
+        self.pending_folders = {
+            (device, folder): label
+            for (device, folder), label in self.pending_folders.items()
+            if device in devices and folder not in shared[device]
+        }
 
     async def _number_devices(self) -> None:
         wanted = [device for device in self._devices() if device not in self._numbers]
@@ -318,6 +330,7 @@ class Connections:
     async def shared_folders(self, session: Session, config: ClusterConfig) -> dict[str, tuple[FolderRunner, int, announce.Start]]:
         """The folders that both sides list and that run on both: runner, the peer's index ID, where our announcing begins."""
         runners = {runner.settings.folder_id: runner for runner in self._shared_with(session.device_id)}
+        self.pending_folders = {asked: label for asked, label in self.pending_folders.items() if asked[0] != session.device_id}
         shared: dict[str, tuple[FolderRunner, int, announce.Start]] = {}
         for folder in config.folders:
             runner = runners.get(folder.id)

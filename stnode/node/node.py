@@ -21,7 +21,7 @@ from stnode import __version__
 from stnode.clock import Env, Tasks
 from stnode.config import Config
 from stnode.db import Database
-from stnode.errors import NotFound
+from stnode.errors import NotFound, StnodeError
 from stnode.folder import index
 from stnode.folder.runner import FolderRunner
 from stnode.folder.transfer import Limits
@@ -50,6 +50,8 @@ from stnode.telemetry import Metrics, get_logger
 
 if TYPE_CHECKING:
     from stnode.node.lan import Lan
+
+_SETTINGS_AGAIN_S = 5.0
 
 _log = get_logger(__name__)
 
@@ -91,13 +93,13 @@ class Node:
         self.devices: dict[DeviceID, DeviceSettings] = {}
         self.folders: dict[str, Folder] = {}
         self._replaced: list[FolderView] = []
-        """Views of former settings: calls that are under way end by them."""
+        """Views of former settings, kept until the end: calls that are under way end by them."""
         self._online = False
-        self._relist = False
+        self._untold = False
+        """Whether something has changed that `connections` was not told of: kept over errors in between."""
         self._lan: Lan | None = None
         self._settings_wake = asyncio.Event()
         self._settings_lock = asyncio.Lock()
-        # Views that others have taken the place of are kept until the end: calls under way end by them.
         self._tasks = Tasks(env, self._crashed)
         hello = Hello(config.node.name, "stnode", f"v{__version__}")
         self.siblings = Siblings(env, store, identity, metrics, hello, self._describe, self._siblings_changed, self._give_way)
@@ -140,11 +142,13 @@ class Node:
 
     async def start(self) -> None:
         """Runs the folders, listens and dials."""
-        self._online = True
         self.bucket_warnings = await self.objects.bucket_rules()
         for warning in self.bucket_warnings:
             _log.warning("the bucket has rules of its own", warning=warning)
-        await self._load_settings()
+        self._online = True
+        async with self._settings_lock:  # the API may change settings already
+            await self._load_settings()
+            self._untold = False
         self.listening = await self.connections.start(self.config.node.listen)
         self._tasks.spawn(self._watch_settings(), "settings")
         self.siblings.start()
@@ -187,46 +191,55 @@ class Node:
         while True:
             await self._settings_wake.wait()
             self._settings_wake.clear()
-            await self.load_settings()
+            try:
+                await self.load_settings()
+            except StnodeError as exc:  # a full disk, most likely: again, when there may be room
+                _log.warning("changed settings are not taken up yet", error=exc.message, hint=exc.hint)
+                await self.env.clock.sleep(_SETTINGS_AGAIN_S)
+                self._settings_wake.set()
 
     async def load_settings(self) -> None:
         """Returns when devices, folders and views are those of the committed settings."""
         async with self._settings_lock:
-            changed = await self._load_settings()
-            relist, self._relist = self._relist, False
-            if (changed or relist) and self._online:
-                await self.connections.settings_changed()
+            await self._load_settings()
+            if self._untold and self._online:
+                self._untold = False
+                try:
+                    await self.connections.settings_changed()
+                except StnodeError:
+                    self._untold = True
+                    raise
 
-    async def _load_settings(self) -> bool:
-        """Reads devices and folders from the state; starts and stops folders as they came and went. Whether anything is other than before."""
+    async def _load_settings(self) -> None:
+        """Reads devices and folders from the state; starts and stops folders as they came and went."""
 
         def read(conn: Connection) -> tuple[list[DeviceSettings], list[tuple[int, FolderSettings]]]:
             return state.devices(conn), [(row.fid, row.settings) for row in state.folders(conn)]
 
         found, folders = await self.db.run(read)
         devices = {DeviceID(device.device_id): device for device in found if not self.siblings.knows(DeviceID(device.device_id))}
-        changed, self.devices = devices != self.devices, devices
+        if devices != self.devices:
+            self.devices, self._untold = devices, True
         present = {settings.folder_id: (fid, self._among_devices(settings)) for fid, settings in folders}
         for name, folder in list(self.folders.items()):
             if name not in present or present[name][0] != folder.fid:
-                changed = True
+                self._untold = True
                 del self.folders[name]
                 await folder.close()
                 await self.db.write(partial(index.drop_folder, fid=folder.fid))
         for name, (fid, settings) in present.items():
             known = self.folders.get(name)
             if known is None or (known.runner is None and self._online):
-                changed = True
                 self.folders[name] = await self._make_folder(fid, settings)
+                self._untold = True
                 if known is not None:
                     self._replaced.append(known.view)
             elif known.settings != settings:
-                changed = True
+                self._untold = True
                 self.folders[name] = Folder(fid, settings, self._make_view(fid, settings), known.runner)
                 self._replaced.append(known.view)
                 if known.runner is not None:
                     known.runner.settings_changed(settings)
-        return changed
 
     def _among_devices(self, settings: FolderSettings) -> FolderSettings:
         """The folder without those of its devices that are siblings: no index of theirs counts, and none is sent to them."""
@@ -237,7 +250,11 @@ class Node:
         runner: FolderRunner | None = None
         if self._online:
             runner = FolderRunner(self.env, self.db, self.store, settings, fid, Limits(memory=self.config.limits.pull_memory))
-            await runner.start()
+            try:
+                await runner.start()
+            except BaseException:
+                await runner.stop()
+                raise
         return Folder(fid, settings, self._make_view(fid, settings), runner)
 
     def _make_view(self, fid: int, settings: FolderSettings) -> FolderView:
@@ -272,7 +289,7 @@ class Node:
 
     def _siblings_changed(self) -> None:
         """A device may be a sibling now, or none any more; peers are told of the siblings."""
-        self._relist = True
+        self._untold = True
         self._settings_wake.set()
 
     async def _give_way(self, newer: bool) -> None:

@@ -260,9 +260,10 @@ class Committer:
             draft.fid
             for wish, verdict in proposal.verdicts.items()
             for draft in wish.wanted.drafts
-            if draft.info.deleted and not draft.local and verdict.reason == ALREADY_THERE
+            if draft.info.deleted and not draft.local and verdict.reason == ALREADY_THERE and draft.fid in proposal.folders
         }
-        self.requeue([wish for fid in done for wish in self.guard.answered(fid, self.env.clock.monotonic())])
+        now = self.env.clock.monotonic()
+        self.requeue([wish for fid in done for wish in self.guard.answered(fid, proposal.folders[fid], now)])
 
     def _hold(self, group: Group, proposal: Proposal) -> bool:
         """Puts mass deletions aside; whether there were any."""

@@ -49,6 +49,14 @@ class _Folder:
         self.files.append((now, files))
         return self.files[0][1]
 
+    def is_mass(self, removing: int, facts: FolderFacts, now: float) -> bool:
+        """Whether that many deletions and those of the last hour are too many together."""
+        while self.deleted and self.deleted[0][0] < now - WINDOW_S:
+            self.deleted.popleft()
+        gone = max(sum(count for _, count in self.deleted), self.most_files(facts.live_files, now) - facts.live_files)
+        before = facts.live_files + gone
+        return before >= FILES_AT_LEAST and gone + removing > (facts.delete_guard or DEFAULT_SHARE) * before
+
     def hold(self, wishes: list[Wish]) -> None:
         self.held.update(dict.fromkeys(wishes))
         for wish in wishes:
@@ -83,15 +91,7 @@ class DeletionGuard:
         folder = self._folders.setdefault(fid, _Folder())
         if now < folder.allowed_until_s or facts.delete_guard < 0:
             return False
-        if folder.held:
-            return True
-        while folder.deleted and folder.deleted[0][0] < now - WINDOW_S:
-            folder.deleted.popleft()
-        if not removing:
-            return False
-        gone = max(sum(count for _, count in folder.deleted), folder.most_files(facts.live_files, now) - facts.live_files)
-        before = facts.live_files + gone
-        return before >= FILES_AT_LEAST and gone + removing > (facts.delete_guard or DEFAULT_SHARE) * before
+        return bool(folder.held) or (removing > 0 and folder.is_mass(removing, facts, now))
 
     def hold(self, fid: int, wishes: list[Wish], now: float) -> None:
         """Keeps sets back until they are confirmed or their hour is over."""
@@ -131,9 +131,11 @@ class DeletionGuard:
         over = [fid for fid, folder in self._folders.items() if folder.held and now >= folder.since_s + HOLD_S]
         return [wish for fid in over for wish in self.confirm(fid, now)]
 
-    def answered(self, fid: int, now: float) -> list[Wish]:
-        """Another node has committed a deletion that waited here: it was told to go on, and so is this one."""
-        return self.confirm(fid, now) if fid in self._folders and self._folders[fid].held else []
+    def answered(self, fid: int, facts: FolderFacts, now: float) -> list[Wish]:
+        """Another node has committed a deletion that waited here: if there are more of them by now than its own guard lets through unasked,
+        it was told to go on, and so is this one."""
+        folder = self._folders.get(fid)
+        return self.confirm(fid, now) if folder is not None and folder.held and folder.is_mass(0, facts, now) else []
 
     def next_due(self) -> float:
         """When `due` will have something; infinity if nothing waits."""

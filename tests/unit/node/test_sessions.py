@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from stnode.errors import Full
+from stnode.folder import runner as runner_module
 from stnode.objectstore.faulty import FaultPlan
 from stnode.protocol import fileinfo
-from stnode.protocol.messages import ClusterConfig, ClusterDevice, ClusterFolder, FolderID
+from stnode.protocol.fileinfo import FileType
+from stnode.protocol.messages import ClusterConfig, ClusterDevice, ClusterFolder, FolderID, Index
 from stnode.repo.settings import DeviceSettings, FolderDevice
 from stnode.repo.store import SettingsChange, new_folder
 from tests.support.fakepeer import FakePeer, content
@@ -430,3 +433,91 @@ async def test_a_config_without_our_entry_shares_nothing() -> None:
         await world.pause(1)
         session = world.device_state(a).session
         assert session is None or not session.folders
+
+
+@simulated
+async def test_what_a_device_sends_after_its_folder_was_taken_from_it_does_not_count() -> None:
+    """Its messages cross the commit that unshares it, and the evaluation that forgets its index."""
+    async with World() as world:
+        a = await world.connected("a", "b")
+        runner = world.runner()
+        device = world.device_state(a).session
+        assert device is not None
+        a.folder().shared = False
+        await world.share(world.peers["b"])
+        late = fileinfo.new(name="late", type=FileType.FILE, version=((a.short, 1),), modified_by=a.short, size=5, block_hashes=bytes(32))
+        await runner.receive_index(device.device, Index(FolderID("f"), [late], last_sequence=9))
+        await runner.begin_index(device.device, 77)
+        await world.pause(30)
+        assert world.db._connect().execute("SELECT count(*) FROM remote").fetchone() == (0,)
+        assert runner.errors == {}
+        assert runner.state == "idle"
+
+
+@simulated
+async def test_what_was_pending_and_is_answered_is_told_no_more() -> None:
+    async with World() as world:
+        a = world.peer("a")
+        with pytest.raises(Exception, match="closed the connection"):
+            await a.connect()
+        connections = world.node.connections
+        assert a.device in connections.pending_devices
+        await world.share(a)
+        assert not connections.pending_devices
+        a.folder("g")
+        a.folder("h")
+        await a.connect()
+        await world.until(lambda: len(connections.pending_folders) == 2)
+        await world.share(a, folder="g")
+        await world.until(lambda: list(connections.pending_folders) == [(a.device, "h")])
+        a.folder("h").shared = False
+        a.send_config()
+        await world.until(lambda: not connections.pending_folders)
+
+
+@pytest.mark.expects_log("settings are not taken up yet")
+@simulated
+async def test_settings_that_could_not_be_taken_up_are_taken_up_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, say: the device that was removed has to go nevertheless, and later settings count too."""
+    async with World() as world:
+        a = await world.connected("a", "b")
+        b = world.peers["b"]
+        real, failed = runner_module.FolderRunner.start, 0
+
+        async def start(runner: runner_module.FolderRunner) -> None:
+            nonlocal failed
+            failed += 1
+            if failed == 1:
+                raise Full("the disk is full")
+            await real(runner)
+
+        monkeypatch.setattr(runner_module.FolderRunner, "start", start)
+        made = replace(new_folder(world.random, "g"), devices=(FolderDevice(b.device),))
+        shared = world.settings()
+        assert shared is not None
+        only_b = replace(shared, devices=(FolderDevice(b.device),))
+        await world.node.store.submit_settings(SettingsChange(folders=(made, only_b), devices_removed=(a.device,)))
+        await world.until(lambda: failed)
+        await world.until(lambda: not a.connected, 120)
+        await world.until(lambda: "g" in world.node.runners())
+
+
+@simulated
+async def test_settings_loaded_while_the_node_starts_make_one_runner_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with World() as world:
+        await world.share()
+        await world.stop()
+        made: list[runner_module.FolderRunner] = []
+        real = runner_module.FolderRunner.start
+
+        async def start(runner: runner_module.FolderRunner) -> None:
+            made.append(runner)
+            if len(made) == 1:
+                world.soon(world.node.env.spawn, world.node.load_settings(), "the API's")
+                await world.turns(20)
+            await real(runner)
+
+        monkeypatch.setattr(runner_module.FolderRunner, "start", start)
+        await world.start()
+        await world.turns(50)
+        assert made == [world.runner()]

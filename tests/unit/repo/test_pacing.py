@@ -135,6 +135,18 @@ def test_deletions_of_an_hour_count_together() -> None:
     assert not guard.holds(2, 1001, facts(6000), 10.0)
 
 
+def test_what_another_node_lets_through_unasked_is_no_answer() -> None:
+    """It has seen the first few of many deletions only, say."""
+    guard = DeletionGuard()
+    assert guard.holds(1, 900, facts(1000), 0.0)
+    held = [wish() for _ in range(3)]
+    guard.hold(1, held, 0.0)
+    assert guard.answered(1, facts(950), 1.0) == []
+    assert guard.answered(1, facts(500), 2.0) == []
+    assert guard.answered(1, facts(499), 3.0) == held
+    assert not guard.holds(1, 9999, facts(9999), 4.0)
+
+
 def test_a_word_or_an_hour_lets_them_go() -> None:
     guard = DeletionGuard()
     first, second = wish(), wish()
