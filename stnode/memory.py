@@ -33,9 +33,8 @@ def spare_collections() -> None:
     there is work: it takes as long as the longest collection that it saves.
 
     A collection of the oldest generation looks through every object, and nothing else runs meanwhile. Modules, classes and generated
-    messages are most of them and no garbage, ever: while an index was committed in groups of 5,000 such collections held the event loop for
-    up to 58 ms of CPU (`python -m bench.stalls`), four times what the longest callback takes by itself. What dies by its last
-    reference still goes at once.
+    messages are no garbage, ever: while an index was committed in groups of 5,000 such collections took up to 58 ms of CPU, and 24 without
+    them (`python -m bench.stalls`). What dies by its last reference still goes at once.
     """
     gc.collect()
     gc.freeze()
