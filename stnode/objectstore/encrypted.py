@@ -7,10 +7,11 @@ Sizes told by `head`, `list` and `get` are those of the content, ETags and times
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple, Unpack
 
 from stnode.clock import Env
 from stnode.errors import Corrupt, Invalid, StnodeError
@@ -33,6 +34,7 @@ from stnode.objectstore.sealing import SALT_BYTES, SEGMENT_BYTES, STORED_SEGMENT
 from stnode.objectstore.wrappers import Wrapper
 
 V = TypeVar("V")
+Ts = TypeVarTuple("Ts")
 
 _INLINE_BYTES: Final = 264 << 10
 """Up to so much (256 KiB of content in five segments) is sealed or opened at once, in a fifth of a millisecond: a hop to a thread costs more."""
@@ -57,6 +59,7 @@ class Encrypted(Wrapper):
         self._env = env
         self._keys = keys
         self._names = _Names(keys, secrecy)
+        self._large = asyncio.Semaphore(1)
 
     async def get(self, key: Key, start: int = 0, length: int | None = None) -> Blob:
         ranged = check_range(check_key(key), start, length)
@@ -83,7 +86,7 @@ class Encrypted(Wrapper):
             raise beyond_end(key, start, size)
         wanted = size - start if length is None else min(length, size - start)
         arguments = (self._keys, key, blob.data, first, blob.meta.size_bytes, start - first * SEGMENT_BYTES, wanted)
-        data = unseal(*arguments) if len(blob.data) <= _INLINE_BYTES else await self._env.threads.run(unseal, *arguments)
+        data = unseal(*arguments) if len(blob.data) <= _INLINE_BYTES else await self._in_turn(unseal, *arguments)
         return Blob(replace(blob.meta, key=key, size_bytes=size), data)
 
     async def put(self, key: Key, data: Sequence[Buffer], mode: Mode | IfMatch = Mode.OVERWRITE) -> PutResult:
@@ -91,10 +94,15 @@ class Encrypted(Wrapper):
             return await self.inner.put(key, data, mode)
         salt = self._env.random.bytes(SALT_BYTES)
         small = size_of(data) <= _INLINE_BYTES
-        sealed = seal(self._keys, key, salt, data) if small else await self._env.threads.run(seal, self._keys, key, salt, data)
+        sealed = seal(self._keys, key, salt, data) if small else await self._in_turn(seal, self._keys, key, salt, data)
         stored = self._names.stored(key)
         with _spoken_of(key, stored):
             return await self.inner.put(stored, sealed, mode)
+
+    async def _in_turn(self, work: Callable[[Unpack[Ts]], V], *arguments: Unpack[Ts]) -> V:
+        """In a thread, one at a time: gigabytes a second, and several at once would only keep the loop from running."""
+        async with self._large:
+            return await self._env.threads.run(work, *arguments)
 
     async def head(self, key: Key) -> Meta:
         stored = self._names.stored(check_key(key))
