@@ -10,8 +10,10 @@ from contextlib import asynccontextmanager
 
 from stnode import config
 from stnode.clock import Env
+from stnode.errors import Refused
 from stnode.node.home import Holder, Home, lock_or_daemon
 from stnode.node.service import CheckStep, RepairPlan, RepairReport, RepairWish, Service
+from stnode.repo.repairreport import A_CHECKPOINT
 
 
 @asynccontextmanager
@@ -73,10 +75,17 @@ async def check_store(
 async def repair_store(
     home: Home, env: Env, environ: Mapping[str, str], wish: RepairWish, confirm: Callable[[RepairPlan], bool]
 ) -> RepairReport:
-    """Repairs the journal of the store of `home`: a daemon that runs here writes a checkpoint of its state; else all that `bucket repair` can."""
+    """Repairs the journal of the store of `home`: a daemon that runs here writes a checkpoint of its state, if `confirm` agrees;
+    else all that `bucket repair` can. Raises Refused for a wish that a daemon stands in the way of, and what the repair raises."""
     home.require(environ)
     found = await lock_or_daemon(home, env, "command")
     if isinstance(found, Holder):
+        if wish.void or wish.rebuild:
+            raise Refused(
+                "a daemon runs here: with it nothing is stepped over and no journal is made anew", hint="stop it first: `stnode shutdown`"
+            )
+        if not confirm(A_CHECKPOINT):
+            return RepairReport(A_CHECKPOINT)
         async with _remote(found) as remote:
             return await remote.bucket_repair()
     try:

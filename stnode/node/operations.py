@@ -38,7 +38,6 @@ from stnode.node.service import (
     KindStats,
     Listing,
     NewFile,
-    RepairPlan,
     RepairReport,
     RestoreChange,
     RestoreStep,
@@ -51,6 +50,7 @@ from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileType
 from stnode.repo import state
 from stnode.repo.check import check
+from stnode.repo.repairreport import A_CHECKPOINT
 from stnode.repo.store import SettingsChange as Commit
 
 _TYPES: dict[FileType, EntryType] = {FileType.FILE: "file", FileType.DIRECTORY: "directory", FileType.SYMLINK: "symlink"}
@@ -328,8 +328,7 @@ class NodeService:
         except Corrupt as exc:
             raise Corrupt(exc.message, hint="stop this daemon (`stnode shutdown`), then run `stnode bucket repair` again") from exc
         commit = await self._node.store.write_checkpoint()
-        plan = RepairPlan("", ("write this node's whole state as a new checkpoint",))
-        return RepairReport(plan, done=True, commit=commit, advice=("run `stnode bucket check`",))
+        return RepairReport(A_CHECKPOINT, done=True, commit=commit, advice=("run `stnode bucket check`",))
 
     async def bucket_gc(self, dry_run: bool = False) -> GcReport:
         return await self._node.store.collector.collect(dry_run=dry_run, insist=True)

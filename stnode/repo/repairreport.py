@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,10 @@ class RepairPlan:
     rebuild: bool = False
     set_aside: int = 0
     files: tuple[str, ...] = ()
+
+
+A_CHECKPOINT: Final = RepairPlan("", ("write this node's whole state as a new checkpoint",))
+"""What a running node does: all that is damaged below it is stepped over then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,8 @@ def repair(app: App, void: int | None, rebuild: bool, dry_run: bool, yes: bool, 
 
 
 def _show_plan(plan: RepairPlan) -> None:
-    click.echo(printable(f"wrong: {plan.fault}"))
+    if plan.fault:
+        click.echo(printable(f"wrong: {plan.fault}"))
     for step in plan.steps:
         click.echo(printable(f"  - {step}"))
     if plan.set_aside:

@@ -122,10 +122,10 @@ def folder_add(
 def folder_remove(app: App, folder: str, yes: bool) -> None:
     """Remove a folder, for all nodes of the store. Other devices keep what they have.
 
-    Its files cannot be reached here any more, also when the folder is added again. What the bucket holds of them stays there, and takes
-    room: this version of stnode deletes nothing from it.
+    Its files and their old versions cannot be reached here any more, also when the folder is added again. What the bucket holds of them is
+    garbage from then on.
     """
-    _confirm(f"Remove the folder {folder}? Its files cannot be reached in this store any more.", yes)
+    _confirm(f"Remove the folder {folder}? Its files and their old versions cannot be reached in this store any more.", yes)
     app.run(lambda service, _: service.folder_remove(folder))
 
 
