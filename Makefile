@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STNODE_HOME ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/stnode
 export STNODE_HOME
 PYTEST_ARGS ?=
+# Tests at once. Most of the long ones wait for processes that they have started.
+TEST_JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 
 .PHONY: help run test check soak bench proto fmt
 help:
@@ -38,7 +40,7 @@ run: $(VENV)/.run-installed
 
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.support.install
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
