@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from sqlite3 import Connection
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from stnode.clock import Env, Randomness
 from stnode.db import Database
@@ -205,6 +206,7 @@ class Store:
             document[singlenode.DECLARATION] = single_node.hex()
             objects = NamedSlots(objects)
         data = _rendered(document)
+        await _require_empty(objects)
         while True:
             try:
                 await objects.put(layout.STORE, [data], Mode.CREATE)
@@ -409,6 +411,21 @@ async def _redeclare(objects: ObjectStore, env: Env, there: dict[str, Any], want
 
 def _rendered(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+
+
+async def _require_empty(objects: ObjectStore) -> None:
+    """Raises Refused for a bucket that has lost its stnode.json alone: a new one would have another id, and another key."""
+    async with aclosing(cast("Any", objects.list(layout.journal_prefix()))) as found:
+        slot = await anext(aiter(found), None)
+    if slot is None:
+        return
+    try:
+        await objects.get(layout.STORE)
+    except NotFound:
+        raise Refused(
+            f"there is a journal here ({slot.key}) and no stnode.json: this is a store that has lost it",
+            hint="put stnode.json back from a backup of the bucket, or use another prefix for a new store",
+        ) from None
 
 
 async def _read_store(objects: ObjectStore) -> Blob:

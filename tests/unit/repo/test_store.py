@@ -80,3 +80,13 @@ async def test_what_the_document_says_is_trusted(env: Env, db: Database) -> None
         await backend.put(layout.STORE, [json.dumps(document | {"capabilities": capabilities}).encode()])
         with pytest.raises(Refused, match="no conditional writes"):
             await Store.open(backend, db, env, NODE)
+
+
+async def test_a_store_that_has_lost_its_description_is_not_made_anew(env: Env) -> None:
+    backend = MemoryStore(env)
+    await backend.put(layout.slot_key(1), [b"slot"])
+    with pytest.raises(Refused, match=r"journal/main/0+1.*lost"):
+        await Store.init(backend, env)
+    assert [meta.key async for meta in backend.list("")] == [layout.slot_key(1)]
+    await backend.put(layout.STORE, [b'{"store": "somebody\'s", "format": 1}'])
+    assert not await Store.init(backend, env)
