@@ -303,6 +303,14 @@ def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str
     return origins
 
 
+def read_secret(file: str) -> str:
+    """What a file holds, without white space around it. Raises ConfigError."""
+    try:
+        return Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"the secret file {file} cannot be read: {exc}", hint="correct the path or the permissions") from exc
+
+
 def _json_tables(variable: str, value: str) -> list[Any]:
     try:
         tables = json.loads(value)
@@ -323,9 +331,9 @@ def _read_secret_files(data: dict[str, Any], name: str, origins: Mapping[tuple[s
         if key in table:
             raise ConfigError(f"{name}: [{section}] has both {key} and {key}_file", hint="keep one of them")
         try:
-            table[key] = Path(str(file)).read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"{where}: the secret file {file} cannot be read: {exc}", hint="correct the path or the permissions") from exc
+            table[key] = read_secret(str(file))
+        except ConfigError as exc:
+            raise ConfigError(f"{where}: {exc.message}", hint=exc.hint) from exc
 
 
 def _describe(error: Any, name: str, text: str, origins: Mapping[tuple[str, ...], str]) -> str:

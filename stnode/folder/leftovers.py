@@ -29,15 +29,21 @@ class Leftovers:
             self._jobs.clear()
         if not self._jobs:
             return
-        coming = {
-            left.block_hash(token[1]): token for pack in sealing for token in pack.tokens if (left := self._jobs.get(token[0])) is not None
-        }
+        coming: dict[bytes, Token] = {}
+        on_their_way: dict[int, Job] = {}
+        for pack in sealing:
+            for token in pack.tokens:
+                left = self._jobs.get(token[0])
+                if left is not None:
+                    on_their_way[left.id] = left
+                    coming[left.block_hash(token[1])] = token
+        self._jobs = on_their_way
         for job in jobs if coming else ():
             for index in tuple(job.todo):
-                token = coming.get(job.block_hash(index))
-                if token is not None:
+                origin = coming.get(job.block_hash(index))
+                if origin is not None:
                     job.todo.remove(index)
-                    self._heirs.setdefault(token, []).append((job, index))
+                    self._heirs.setdefault(origin, []).append((job, index))
 
     def settled(self, tokens: Iterable[Token]) -> dict[Token, list[tuple[Job, int]]]:
         """These blocks have their addresses, or will never have one: which blocks of others wait for each of them."""

@@ -153,7 +153,8 @@ class Sharing:
             await read(max_age_s)
         except StnodeError as exc:  # a hint: what was known goes on, and the folder's own work tells of the store's trouble
             _log.info("heartbeats not read", error=exc.message)
-        self._reading = False
+        finally:
+            self._reading = False
         if before != self._heartbeats.fresh():
             self._made = float("-inf")
 

@@ -18,9 +18,13 @@ from stnode.net.identity import Identity
 from stnode.objectstore.base import Exists, Key, Mode, ObjectStore
 from stnode.repo import layout
 from stnode.repo.slots import arranged
+from stnode.telemetry import get_logger
 
 _FORMAT = 1
+_TRIES = 3
 _API_KEY_BYTES = 24
+
+_log = get_logger(__name__)
 
 
 def in_store(config: Config) -> bool:
@@ -44,6 +48,11 @@ async def resolve(home: Path, config: Config, objects: ObjectStore, env: Env, *,
     return await _of_name(home, config.node.name, objects, env, create=create or config.source is None), config
 
 
+def new_api_key(env: Env) -> str:
+    """A key for a node's API."""
+    return env.random.bytes(_API_KEY_BYTES).hex()
+
+
 async def draft(home: Path, config: Config, env: Env) -> Identity:
     """The identity for a store that is still to be made: the home's, or a new one that is nowhere yet. Raises Refused as `resolve`."""
     _require_encryption(config)
@@ -51,22 +60,25 @@ async def draft(home: Path, config: Config, env: Env) -> Identity:
 
 
 async def keep(objects: ObjectStore, name: str, new: Identity) -> Identity:
-    """Keeps a new identity in the store; of several that are made at once, all get the first."""
+    """Keeps a new identity in the store; of several that are made at once, all get the first. Raises UnknownOutcome where no try was
+    answered, and none has arrived."""
     objects = await arranged(objects)
     key = layout.identity_key(name)
     document = {"format": _FORMAT, "name": name, "certificate": new.certificate_pem().decode(), "key": new.key_pem().decode()}
     data = json.dumps(document).encode()
-    while True:
+    for tries_left in reversed(range(_TRIES)):
         try:
             await objects.put(key, [data], Mode.CREATE)
-        except UnknownOutcome:
-            continue
-        except Exists:
+        except (UnknownOutcome, Exists) as exc:
             found = await _read(objects, key)
-            if found is None:
-                continue
-            return found[1]
-        return new
+            if found is not None:
+                return found[1]
+            if not tries_left:
+                raise
+            _log.info("the identity is written again", error=exc.message)
+        else:
+            break
+    return new
 
 
 def _require_encryption(config: Config) -> None:
@@ -129,5 +141,5 @@ def _with_api_key(config: Config, env: Env) -> Config:
     """Without a config.toml the API's key is that of this process; commands in the same home find it by the lock."""
     if config.source is not None or config.api.api_key:
         return config
-    api = config.api.model_copy(update={"api_key": env.random.bytes(_API_KEY_BYTES).hex()})
+    api = config.api.model_copy(update={"api_key": new_api_key(env)})
     return config.model_copy(update={"api": api})

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from stnode import config
 from stnode.clock import Env
@@ -87,10 +86,7 @@ async def key_ring(home: Home, env: Env, environ: Mapping[str, str], passphrase:
 
 def read_passphrase(path: str) -> str:
     """A passphrase from a file. Raises ConfigError."""
-    try:
-        text = Path(path).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"the passphrase file {path} cannot be read: {exc}", hint="correct the path or the permissions") from exc
+    text = config.read_secret(path)
     if not text:
         raise ConfigError(f"the passphrase file {path} is empty", hint="write the passphrase into it")
     return text

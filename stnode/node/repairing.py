@@ -191,7 +191,8 @@ async def _check_allowed(objects: ObjectStore, env: Env, found: Survey, wanted: 
             hint="put journal/, checkpoint/, runs/ and bodies/ back from a backup, or run `stnode bucket repair` on a node that has its state "
             "directory. If there is neither: `stnode bucket repair --rebuild`",
         )
-    beats = Heartbeats(objects, env, lambda: env.clock.now_ns() // 1000)
+    now_us = await _store_time_us(objects, env)
+    beats = Heartbeats(objects, env, lambda: now_us)
     await beats.refresh()
     for beat in beats.fresh():
         if beat.node != identity.device_id and beat.head > found.base:

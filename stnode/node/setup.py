@@ -23,8 +23,6 @@ from stnode.repo.parameters import DEFAULT, Collection
 from stnode.repo.store import Store
 from stnode.repo.unlock import is_there, make_store, unlock
 
-_KEY_BYTES = 24
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -81,7 +79,7 @@ async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, s
         text = _template(asked, env) if new_home else await env.threads.run(home.config.read_text)
         settings = config.parse(text, environ, home.config)
         if not new_home:
-            _require_same(asked, settings)
+            await env.threads.run(_require_same, asked, settings)
         own, new_store, warnings = await _make_store(home, settings, env, asked)
         if new_home:
             await env.threads.run(_write, home.config, text)
@@ -170,6 +168,7 @@ def _require_same(asked: Asked, settings: config.Config) -> None:
         "--api-listen": (asked.api_listen, settings.api.listen),
         "--single-node": (asked.single_node, settings.store.single_node),
         "--identity-in-store": ("store" if asked.identity_in_store else "", settings.node.identity),
+        "--passphrase-file": (asked.passphrase_file and config.read_secret(asked.passphrase_file), settings.store.passphrase),
     }
     for option, (wanted, found) in there.items():
         if wanted and wanted != found:
@@ -206,7 +205,7 @@ def _template(asked: Asked, env: Env) -> str:
 
 [api]
 {line("listen", asked.api_listen, '"127.0.0.1:8384"')}
-api_key = "{env.random.bytes(_KEY_BYTES).hex()}"
+api_key = "{identities.new_api_key(env)}"
 
 # Devices and folders are settings of the store: `stnode device add`, `stnode folder add`. Or ask for them here and run
 # `stnode apply`:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -214,7 +215,7 @@ async def let_go(service: Service, env: Env, folder: str, work: Coroutine[Any, A
             if held is None or told:
                 continue
             what = f"{held.files:,} of the {held.total:,} files of {folder} are to be deleted"
-            if yes or (sys.stdin.isatty() and await env.threads.run(click.confirm, f"{what}. Go on?")):
+            if yes or (sys.stdin.isatty() and await env.threads.run(partial(click.confirm, f"{what}. Go on?", err=True))):
                 with suppress(NotFound):  # they went on by themselves meanwhile
                     await service.confirm_deletions(folder)
             else:

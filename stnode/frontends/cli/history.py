@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ from stnode.frontends.cli.app import App, Failures, pass_app
 from stnode.frontends.cli.files import PATH, TIME_HELP, fetched, fixed, let_go
 from stnode.frontends.cli.output import JsonArray, Progress, printable, show_json, table
 from stnode.node.present import count_text, size_text
-from stnode.node.service import History, ItemVersion, RestoreStep, Service
+from stnode.node.service import History, ItemVersion, RestoreChange, RestoreStep, Service
 
 _SIGNS = {"create": "+", "change": "~", "delete": "-"}
 
@@ -101,7 +102,7 @@ def _time(us: int) -> str:
 @click.option("--exact", is_flag=True, help="Also delete what came since.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, change nothing.")
 @click.option("--yes", is_flag=True, help="With --exact: do not ask before deleting more than half of a large folder.")
-@click.option("--json", "as_json", is_flag=True, help="Show the counts as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Show the counts as JSON, with --dry-run the changes too.")
 @pass_app
 def restore(app: App, path: str, at: str, local: Path | None, exact: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Bring a file, a directory with everything in it, or a whole folder back as it was.
@@ -120,7 +121,7 @@ def restore(app: App, path: str, at: str, local: Path | None, exact: bool, dry_r
         progress = Progress(env.clock, "restored")
         failures = Failures()
         try:
-            restoring = _restored(service, path, moment, exact, dry_run, progress, failures)
+            restoring = _restored(service, path, moment, exact, dry_run, as_json, progress, failures)
             done = await let_go(service, env, path.partition("/")[0], restoring, yes)
         finally:
             progress.end()
@@ -135,19 +136,22 @@ def restore(app: App, path: str, at: str, local: Path | None, exact: bool, dry_r
 
 
 async def _restored(
-    service: Service, path: str, at: str, exact: bool, dry_run: bool, progress: Progress, failures: Failures
+    service: Service, path: str, at: str, exact: bool, dry_run: bool, as_json: bool, progress: Progress, failures: Failures
 ) -> RestoreStep:
-    last = RestoreStep()
+    """Tells of the changes while they come; as JSON they are in what is returned."""
+    last, changes = RestoreStep(), list[RestoreChange]()
     async with aclosing(cast("Any", service.restore(path, at, exact, dry_run))) as steps:
         async for step in steps:
             last = step
             for change in step.changes:
                 if change.reason:
                     failures.add(change.path, Conflict(f"{change.path}: {change.reason}", hint="look at what is there now, then try again"))
+                elif as_json:
+                    changes.append(change)
                 else:
                     click.echo(printable(f"{_SIGNS[change.action]} {change.path}"))
             progress.note(f"restored {step.files + step.directories + step.symlinks:,} items, {size_text(step.bytes)}")
-    return last
+    return replace(last, changes=tuple(changes))
 
 
 def _summary(done: RestoreStep, dry_run: bool) -> str:

@@ -28,7 +28,7 @@ def _confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise Refused(f"{question} Nobody is there to answer", hint="add --yes if that is what you want")
-    click.confirm(question, abort=True)
+    click.confirm(question, abort=True, err=True)
 
 
 @click.group()

@@ -68,6 +68,13 @@ def test_restore_tried_only(cli: Cli, fake: FakeService) -> None:
     fake.restore_steps = (RestoreStep(files=2, deleted=1, changes=changes),)
     result = cli("restore", "docs", "--at", "1h", "--dry-run")
     assert result.out == "+ docs/a\n~ docs/b\n- docs/c\nwould restore 2 files (0 B), delete 1 item\n"
+    fake.restore_steps = (
+        RestoreStep(files=1, changes=changes[:1]),
+        RestoreStep(files=2, deleted=1, changes=changes[1:]),
+        RestoreStep(files=2),
+    )
+    shown = json.loads(cli("restore", "docs", "--at", "1h", "--dry-run", "--json").out)
+    assert (shown["files"], [change["path"] for change in shown["changes"]]) == (2, ["docs/a", "docs/b", "docs/c"])
     assert fake.restores[0][3]
 
 

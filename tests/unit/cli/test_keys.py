@@ -85,3 +85,14 @@ def test_a_plain_store_has_no_passphrases(run: Run, tmp_path: Path) -> None:
     assert (code, "not encrypted" in err) == (77, True)
     code, _, err = run("--home", str(tmp_path / "x"), "init", "--identity-in-store")
     assert (code, "not encrypted" in err) == (77, True)
+
+
+def test_a_home_that_is_there_keeps_its_passphrase(run: Run, tmp_path: Path) -> None:
+    """What is asked for and cannot be had is said: nobody may take a plain store for an encrypted one."""
+    assert run("init", "--passphrase-file", str(tmp_path / "first"))[0] == 0
+    code, _, err = run("init", "--passphrase-file", str(tmp_path / "second"))
+    assert (code, "not what --passphrase-file asks for" in err) == (78, True)
+    plain = ("--home", str(tmp_path / "plain"))
+    assert run(*plain, "init")[0] == 0
+    code, _, err = run(*plain, "init", "--passphrase-file", str(tmp_path / "first"))
+    assert (code, "not what --passphrase-file asks for" in err) == (78, True)

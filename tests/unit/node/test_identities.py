@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stnode import config
 from stnode.clock import Env, system_env
-from stnode.errors import ConfigError, Corrupt, NotFound, Refused
+from stnode.errors import ConfigError, Corrupt, NotFound, Refused, UnknownOutcome
 from stnode.net import identity
 from stnode.node import identities
 from stnode.objectstore.encrypted import Encrypted
@@ -104,6 +105,32 @@ async def test_all_that_start_at_once_are_one_device(tmp_path: Path, env: Env, s
     first = await identities.keep(store, "box", identity.generate(env.clock))
     second = await identities.keep(store, "box", identity.generate(env.clock))
     assert first.device_id == second.device_id
+
+
+async def test_a_store_that_answers_no_write_is_not_asked_for_ever(env: Env, store: Encrypted, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[object] = []
+
+    async def put(key: object, *_: object) -> None:
+        tries.append(key)
+        assert len(tries) < 10
+        raise UnknownOutcome("503")
+
+    monkeypatch.setattr(store, "put", put)
+    with pytest.raises(UnknownOutcome):
+        await identities.keep(store, "box", identity.generate(env.clock))
+    assert len(tries) > 1
+
+
+async def test_a_write_whose_answer_was_lost_counts(env: Env, store: Encrypted, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = store.put
+
+    async def put(*arguments: Any) -> None:
+        await real(*arguments)
+        raise UnknownOutcome("reset")
+
+    monkeypatch.setattr(store, "put", put)
+    new = identity.generate(env.clock)
+    assert (await identities.keep(store, "box", new)).device_id == new.device_id
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"format": 1, "name": "x", "certificate": 5, "key": ""}'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from stnode.clock import Env, system_env
 from stnode.config import Config, StoreSection
 from stnode.errors import Corrupt, Refused
 from stnode.net.identity import load_or_generate
+from stnode.node import repairing
 from stnode.node.node import Node
 from stnode.node.operations import NodeService
 from stnode.node.repairing import repair_store
@@ -20,6 +22,7 @@ from stnode.node.service import FolderSettings, RepairPlan, RepairReport, Repair
 from stnode.objectstore.base import Key
 from stnode.objectstore.localdir import LocalDirStore
 from stnode.repo import layout, state
+from stnode.repo.heartbeat import Heartbeat, Heartbeats
 from stnode.repo.store import Store
 
 pytestmark = pytest.mark.expects_log("restored from the store|manifest is not whole|journal cannot go on|previous manifest")
@@ -131,6 +134,23 @@ async def test_damage_below_a_state_that_this_node_has(place: Place) -> None:
     assert await place.names() == ["a", "b", "c", "d", "e"]
     assert await place.problems() == []
     assert await place.head() >= head
+
+
+async def test_a_node_that_knows_more_is_heeded_by_the_stores_clock(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's own clock is an hour ahead of the store's: the heartbeat is fresh all the same."""
+    objects = LocalDirStore(place.path, place.env)
+    await Heartbeats(objects, place.env, lambda: 0).write(Heartbeat(b"\x22" * 32, 1, "other", head=99))
+    await objects.close()
+    hour_ago_s = place.env.clock.now_ns() / 1e9 - 3600
+    os.utime(place.path / layout.heartbeat_key(b"\x22" * 32), (hour_ago_s, hour_ago_s))
+
+    async def store_time_us(*_: object) -> int:
+        return int(hour_ago_s * 1_000_000)
+
+    monkeypatch.setattr(repairing, "_store_time_us", store_time_us)
+    place.slot(3).write_bytes(b"damaged")
+    with pytest.raises(Refused, match="the node other has applied commit 99"):
+        await place.repair()
 
 
 async def test_a_journal_that_is_gone_is_written_again_from_the_cache(place: Place) -> None:
