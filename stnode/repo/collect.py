@@ -39,6 +39,7 @@ from stnode.repo.packlist import PackLists
 from stnode.repo.parameters import DAY_S
 from stnode.repo.parameters import Collection as Patience
 from stnode.repo.proposal import Entries
+from stnode.repo.records import Applied
 from stnode.repo.throttle import Throttle, Throttled
 from stnode.telemetry import get_logger
 
@@ -86,7 +87,6 @@ class _Parts:
     env: Env
     packer: Packer
     submit: Submit
-    confirm: Callable[[], Awaitable[None]]
     patience: Callable[[], Patience]
     sweeper: Sweeper
     copier: Copier
@@ -120,14 +120,15 @@ class Collector:
         self.status = CollectStatus()
         self._env = env
         self._patience = patience
+        self._follow = confirm
+        self._rebuilt = self._rebuilt_before = 0
         self._parts = _Parts(
             db,
             env,
             packer,
             submit,
-            confirm,
             patience,
-            Sweeper(throttled, db, env, confirm, store_time_us),
+            Sweeper(throttled, db, env, self._confirm, store_time_us),
             Copier(throttled, env, packer, packlists, throttle, suspect),
             self.hooks,
         )
@@ -144,6 +145,17 @@ class Collector:
     async def close(self) -> None:
         """Stops at once."""
         await self._tasks.close()
+
+    def applied(self, applied: Applied) -> None:
+        """Hears of every commit."""
+        self._rebuilt += applied.restored
+
+    async def _confirm(self) -> None:
+        """Returns when the state is that of the store's head, on the history that the pass began on: on another one the bucket was put
+        back to, what the pass has found may be needed."""
+        await self._follow()
+        if self._rebuilt != self._rebuilt_before:
+            raise Conflict("this node's state was rebuilt while garbage was collected: what was found means nothing", hint="run it again")
 
     def interval_s(self) -> float:
         """Between two passes."""
@@ -183,6 +195,8 @@ class Collector:
         """One pass; with `dry_run` only looks. `insist` asks a store that has refused a deletion again. Raises Unavailable, Refused
         when the clocks are too far apart, Corrupt for what in the store cannot be read."""
         async with self._one_at_a_time:
+            await self._follow()
+            self._rebuilt_before = self._rebuilt
             work = _Pass(
                 self._parts, dry_run=dry_run, insist=insist, may_delete=insist or self._env.clock.monotonic() >= self._denied_until_s
             )
@@ -235,7 +249,6 @@ class _Pass:
 
     async def run(self) -> GcReport:
         c = self._c
-        await c.confirm()
         now_us = await c.sweeper.now_us()
         apart_s = abs(now_us / 1e6 - c.env.clock.now_ns() / 1e9)
         if apart_s > CLOCKS_APART_S:

@@ -66,8 +66,8 @@ class Swept:
 
 
 class Sweeper:
-    """`objects` is throttled already. `confirm` returns when the node's state is that of the store's head: a bucket that was put back must
-    be noticed before anything in it is deleted. `store_time_us` is what a commit made now would carry at least."""
+    """`objects` is throttled already. `confirm` returns when the node's state is that of the store's head, and raises Conflict when it was
+    rebuilt since the pass began: a bucket that was put back must be noticed before anything in it is deleted. `store_time_us` is what a commit made now would carry at least."""
 
     def __init__(
         self, objects: ObjectStore, db: Database, env: Env, confirm: Callable[[], Awaitable[None]], store_time_us: Callable[[], int]

@@ -27,6 +27,7 @@ from stnode.errors import Conflict, Internal, NotFound, Refused, StnodeError, Un
 from stnode.objectstore.base import ObjectStore
 from stnode.repo import layout, state, state_damage
 from stnode.repo.codec import Body, Relocation
+from stnode.repo.follower import CheckStore
 from stnode.repo.journal import Journal
 from stnode.repo.packer import Packer
 from stnode.repo.packlist import PackLists
@@ -59,7 +60,7 @@ class Damage:
         packer: Packer,
         packlists: PackLists,
         forget: Callable[[int], None],
-        check_store: Callable[[], object],
+        check_store: CheckStore,
     ) -> None:
         self.trouble: StnodeError | None = None
         self.lost = 0
@@ -194,13 +195,11 @@ class Damage:
         if not found.fault:
             log.info("a pack that could not be read is whole", pack=key)
             return
-        check = self._check_store()
-        if asyncio.iscoroutine(check):
-            await check
+        await self._check_store()
         saved = await self._save(pack, found)
         handles = frozenset({saved[0]}) if saved else frozenset[int]()
         try:
-            await self._journal.submit_entries(partial(_lost, number=number, saved=saved), handles)
+            await self._journal.submit_entries(partial(_lost, seen=pack, saved=saved), handles)
         except Conflict:
             return  # another node was sooner
         self.lost += 1
@@ -259,7 +258,7 @@ class Damage:
             if found.fault:
                 continue
             try:
-                await self._journal.submit_entries(partial(_found, number=pack.number))
+                await self._journal.submit_entries(partial(_found, seen=pack))
             except Conflict:
                 continue
             self.found += 1
@@ -295,23 +294,34 @@ def _remarked(record: Record, flags: int) -> DraftSet:
     return DraftSet(SetKind.SINGLE, (draft,))
 
 
-def _lost(conn: Connection, packs: PackTable, number: int, saved: tuple[int, list[Extent]] | None) -> Body:
-    pack = state.packs(conn, [number]).get(number)
-    if pack is None or pack.condemned or pack.lost:
-        raise Conflict(f"pack {number} has been dealt with")
+def _lost(conn: Connection, packs: PackTable, seen: Pack, saved: tuple[int, list[Extent]] | None) -> Body:
+    if _still(conn, seen).lost:
+        raise _dealt_with(seen)
     relocations: list[Relocation] = []
     if saved is not None and packs.usable(((saved[0], 0, 1),)):
         target = 0
         for place, to_place, count in saved[1]:
-            for at, first, blocks in state.resolve(conn, number, place, count):
-                if at == number:
-                    target = target or packs.place(((saved[0], 0, 1),))[0][0]
-                    relocations.append(Relocation(number, first, blocks, target, to_place + first - place))
-    return Body(relocations=tuple(relocations), packs_lost=(number,))
+            for at, first, blocks in state.resolve(conn, seen.number, place, count):
+                if at == seen.number:
+                    target = target or packs.register(saved[0])
+                    relocations.append(Relocation(seen.number, first, blocks, target, to_place + first - place))
+    return Body(relocations=tuple(relocations), packs_lost=(seen.number,))
 
 
-def _found(conn: Connection, _packs: PackTable, number: int) -> Body:
-    pack = state.packs(conn, [number]).get(number)
-    if pack is None or pack.condemned or not pack.lost:
-        raise Conflict(f"pack {number} has been dealt with")
-    return Body(packs_found=(number,))
+def _found(conn: Connection, _packs: PackTable, seen: Pack) -> Body:
+    if not _still(conn, seen).lost:
+        raise _dealt_with(seen)
+    return Body(packs_found=(seen.number,))
+
+
+def _still(conn: Connection, seen: Pack) -> Pack:
+    """The pack that was looked at as it is registered now; Conflict where nothing can be said of it any more. On another history its
+    number means another pack."""
+    pack = state.packs(conn, [seen.number]).get(seen.number)
+    if pack is None or pack.id != seen.id or pack.condemned:
+        raise _dealt_with(seen)
+    return pack
+
+
+def _dealt_with(pack: Pack) -> Conflict:
+    return Conflict(f"pack {pack.number} has been dealt with")

@@ -378,6 +378,7 @@ class Store:
             self.reader.forget_moves()
         self._upkeep.applied(applied)
         self.damage.applied(applied)
+        self.collector.applied(applied)
 
     def _left_to(self) -> str:
         """The name of the node that collects garbage, as the heartbeats say who is there; "" for this one."""

@@ -10,13 +10,15 @@ from collections import deque
 from typing import Final
 
 from stnode.clock import Env, Tasks
-from stnode.errors import NotFound, StnodeError, Unavailable
+from stnode.errors import Corrupt, NotFound, StnodeError, Unavailable
 from stnode.objectstore.base import Key, Mode, ObjectStore
 from stnode.repo.checksum import xxh3_128
 from stnode.repo.spool import Kept
 from stnode.telemetry import get_logger
 
 RETRY_S: Final = 30.0
+TRIES: Final = 4
+"""A store that does not give back what it was given so often is not mended by giving it again."""
 
 _log = get_logger(__name__)
 
@@ -71,18 +73,23 @@ class UploadCheck:
             self._running = False
 
     async def _check(self, key: Key, kept: Kept) -> None:
+        """Raises Corrupt when the store does not keep the pack however often it is put."""
         wanted = await kept.read()
-        try:
-            found = (await self._objects.get(key)).data
-        except NotFound:
-            found = b""
-        if await self._env.threads.run(_same, found, bytes(wanted[0])):
-            self.checked += 1
-            return
-        _log.error("the store lost a pack, or gave other bytes back: it is stored again", key=key, there=len(found), wanted=kept.size_bytes)
-        await self._objects.put(key, wanted, Mode.OVERWRITE)
-        self.mended += 1
-        await self._check(key, kept)
+        for mended in range(TRIES):
+            try:
+                found = (await self._objects.get(key)).data
+            except NotFound:
+                found = b""
+            if await self._env.threads.run(_same, found, bytes(wanted[0])):
+                self.checked += 1
+                self.mended += mended > 0
+                return
+            _log.error(
+                "the store lost a pack, or gave other bytes back: it is stored again", key=key, there=len(found), wanted=kept.size_bytes
+            )
+            await self._objects.put(key, wanted, Mode.OVERWRITE)
+            await self._env.clock.sleep(RETRY_S * mended)
+        raise Corrupt(f"the store does not give {key} back as it was stored, {TRIES} times")
 
 
 def _same(found: bytes, wanted: bytes) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
+from stnode.errors import Refused
+from stnode.objectstore.base import Key
 from stnode.objectstore.memory import MemoryStore
 from stnode.objectstore.metrics import Metrics
 from stnode.objectstore.wrappers import Metered
@@ -82,6 +84,21 @@ async def test_age_decides_fresh_ignored_deleted() -> None:
     bucket.clock.now_us += 29 * DAY_US
     await theirs.refresh()
     assert set(bucket.objects.snapshot()) == {layout.heartbeat_key(A)}
+
+
+async def test_a_store_that_lets_nothing_be_deleted_shows_the_others_all_the_same() -> None:
+    bucket = Bucket()
+    mine, theirs = bucket.node(), bucket.node()
+    await mine.write(Heartbeat(B, 1))
+    bucket.clock.now_us += 31 * DAY_US
+    await mine.write(Heartbeat(A, 1))
+
+    async def refused(key: Key) -> None:
+        raise Refused(f"{key}: Access Denied")
+
+    bucket.objects.delete = refused  # type: ignore[method-assign]
+    await theirs.refresh()
+    assert set(theirs.known) == {A}
 
 
 async def test_a_stopped_one_is_known_and_not_fresh() -> None:

@@ -167,6 +167,25 @@ async def test_uploads_are_read_back_and_mended(tmp_path: Path, harm: str) -> No
     await packer.close()
 
 
+@pytest.mark.expects_log("the store lost a pack|could not be checked")
+async def test_a_store_that_keeps_nothing_as_it_was_is_not_given_it_for_ever(tmp_path: Path) -> None:
+    class Mangling(Watched):
+        asked = 0
+
+        async def put(self, key: Key, data: Sequence[Buffer], mode: object = Mode.OVERWRITE) -> PutResult:
+            self.asked += 1
+            return await self.inner.put(key, [b"something else"])
+
+    env = quick_env()
+    store = Mangling(MemoryStore(env))
+    packer = made(store, env, tmp_path / "spool", verify=True)
+    await packer.seal(pack_of(packer, 1)[0])
+    await until(lambda: packer.queue().unchecked == 1 and packer.queue().spooled_packs == 0)
+    assert store.asked == 5
+    assert (packer.queue().checked, packer.queue().mended) == (0, 0)
+    await packer.close()
+
+
 async def test_without_room_uploads_are_counted_as_unchecked(tmp_path: Path) -> None:
     env = quick_env()
     packer = made(watched_store(env), env, tmp_path / "spool", spool=10, verify=True)
