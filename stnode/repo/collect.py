@@ -321,7 +321,6 @@ class _Pass:
         packs, marks = await self._mark()
         self._figures(packs, marks, young_us)
         groups = worth_repacking(packs, marks, c.packer.options.target_bytes, c.packer.options.max_blocks, young_us)
-        groups = [kept for group in groups if (kept := [w for w in group if w.pack.number not in c.copier.damaged])]
         self._add(
             repack_packs=sum(map(len, groups)),
             repack_frees_bytes=sum(worth.pack.size_bytes - worth.wanted_bytes for group in groups for worth in group),
@@ -330,9 +329,10 @@ class _Pass:
             return
         for group in groups:
             await self._repack_group(group)
-        # Packs that are young now may be worth it later though no commit comes: then the next pass looks again.
-        settled = all(layout.minted_us(pack.id) < young_us for pack in packs)
-        c.marked_head = (await c.db.run(state.head)).number if settled else -1
+        # Packs that are young now may be worth it later though no commit comes: then the next pass looks again. It does, too, where there
+        # was something to repack: some may have been left alone. What was committed during this pass it has not seen.
+        settled = not groups and all(layout.minted_us(pack.id) < young_us for pack in packs)
+        c.marked_head = head if settled else -1
 
     async def _repack_group(self, group: Group) -> None:
         copied = await self._c.copier.copy(group)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stnode.clock import Env
-from stnode.errors import Corrupt
+from stnode.errors import Archived, Corrupt
 from stnode.objectstore.base import ObjectStore
 from stnode.repo.addresses import Move
 from stnode.repo.collect_entries import Copied
@@ -87,12 +87,11 @@ def _groups(chosen: Sequence[Worth], target_bytes: int, max_blocks: int) -> Iter
 
 
 class Copier:
-    """Copies what is wanted of packs. `damaged` collects packs that cannot be read: `suspect` hears of each, they are left to repair."""
+    """Copies what is wanted of packs. `suspect` hears of those that are not what they should be: they are left to repair."""
 
     def __init__(
         self, objects: ObjectStore, env: Env, packer: Packer, packlists: PackLists, throttle: Throttle, suspect: Callable[[int], None]
     ) -> None:
-        self.damaged: set[int] = set()
         self._objects = objects
         self._env = env
         self._packer = packer
@@ -101,7 +100,7 @@ class Copier:
         self._suspect = suspect
 
     async def copy(self, group: Group) -> Copied:
-        """The group's blocks in new, durable packs. Packs that are damaged or gone are left out. Raises Unavailable, Refused."""
+        """The group's blocks in new, durable packs. Packs that are damaged, gone or archived are left out. Raises Unavailable, Refused."""
         moves: dict[int, list[Move]] = {}
         placed: dict[Token, tuple[int, int]] = {}
         open_packs: dict[int, OpenPack] = {}
@@ -128,7 +127,7 @@ class Copier:
         try:
             await self._lists.ensure((number,))
             listed = self._lists.get(number)
-            if listed is None:
+            if listed is None or listed.id != worth.pack.id:
                 raise PackGone(f"pack {number} is gone")
             blocks = listed.blocks
             for first, last, places in _reads(blocks, worth.wanted):
@@ -142,8 +141,10 @@ class Copier:
                     await self._add(open_packs, blocks, worth.pack.fid, (job, place), view, placed)
         except (Corrupt, PackGone) as exc:
             log.warning("a pack cannot be repacked", pack=number, why=exc.message)
-            self.damaged.add(number)
             self._suspect(number)
+            return False
+        except Archived as exc:  # no damage: left alone until it is thawed
+            log.warning("a pack cannot be repacked", pack=number, why=exc.message, hint=exc.hint)
             return False
         return True
 
@@ -165,9 +166,8 @@ class Copier:
         pack.add(token, view, blocks.hashes_of(token[1]))
 
     async def _seal(self, open_packs: dict[int, OpenPack], hash_bytes: int, placed: dict[Token, tuple[int, int]]) -> None:
-        pack = open_packs.pop(hash_bytes)
-        await self._throttle.take(1, pack.size_bytes)
-        sealed = await self._packer.seal(pack)
+        await self._throttle.take(1, open_packs[hash_bytes].size_bytes)
+        sealed = await self._packer.seal(open_packs.pop(hash_bytes))
         placed.update((token, (sealed.handle, place)) for token, place in sealed.places.items())
 
 

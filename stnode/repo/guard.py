@@ -150,5 +150,6 @@ class DeletionGuard:
         ]
 
     def take_all(self) -> list[Wish]:
-        """Everything that waits, to be given up."""
-        return [wish for folder in self._folders.values() for wish in folder.take()]
+        """Everything that waits, to be given up: the bucket was put back. What was counted and confirmed is of the lost history too."""
+        folders, self._folders = self._folders, {}
+        return [wish for folder in folders.values() for wish in folder.take()]

@@ -12,11 +12,12 @@ from unittest.mock import patch
 import pytest
 
 from stnode.db import Database
-from stnode.errors import NotFound, Refused
+from stnode.errors import Archived, Corrupt, NotFound, Refused, StnodeError
 from stnode.protocol.fileinfo import FileInfo
 from stnode.repo import collect as collecting
-from stnode.repo import collect_absence, layout, state
+from stnode.repo import collect_absence, history, layout, state
 from stnode.repo.collect_entries import NothingDue, expire
+from stnode.repo.collect_marks import Marks
 from stnode.repo.collectreport import GcReport
 from stnode.repo.parameters import Collection
 from stnode.repo.records import Draft, Status
@@ -432,6 +433,44 @@ async def young_at_first(world: World) -> None:
     assert (await a.store.collector.collect()).packs_repacked == 1
 
 
+async def committed_meanwhile(world: World) -> None:
+    """What becomes garbage while a pass looks is found by the next one, though nothing is committed any more."""
+    a, _ = await forgetful(world)
+    names = [f"f{number}" for number in range(8)]
+    await packed(a, *names)
+    await asyncio.sleep(25 * HOUR_S)
+    look = collecting._Pass._mark
+
+    async def looked(self: collecting._Pass) -> tuple[list[state.Pack], dict[int, Marks]]:
+        found = await look(self)
+        await a.put(*(removed(name, ((1, 2),)) for name in names[:6]))
+        await asyncio.sleep(60)
+        await history.expire(a.db, a.store.submit_entries, a.store.present_us())
+        return found
+
+    with patch.object(collecting._Pass, "_mark", looked):
+        assert (await a.store.collector.collect()).packs_repacked == 0
+    await asyncio.sleep(HOUR_S)
+    assert (await a.store.collector.collect()).packs_repacked == 1
+
+
+async def unreadable_once(world: World) -> None:
+    """A pack that cannot be read now, archived or mangled on its way, keeps neither the others from being repacked nor itself for ever."""
+    a, _ = await forgetful(world)
+    for name in "xyz":
+        await packed(a, *(f"{name}{number}" for number in range(8)))
+        await a.put(*(removed(f"{name}{number}", ((1, 2),)) for number in range(6)))
+    await asyncio.sleep(25 * HOUR_S)
+    errors: dict[str, StnodeError] = dict(zip(keys(world, "packs/"), (Archived("it is in GLACIER"), Corrupt("mangled")), strict=False))
+
+    async def before(operation: str, key: str) -> None:
+        if operation == "get" and key in errors:
+            raise errors.pop(key)
+
+    a.gate.before = before
+    assert [(await collect(a)).packs_repacked for _ in range(2)] == [1, 2]
+
+
 async def daemon(world: World) -> None:
     """By itself: started, it collects without a command, and a sibling that is not elected leaves it to the other."""
     a, b = await forgetful(world)
@@ -610,6 +649,8 @@ test_a_store_that_refuses_deletions_is_asked_once = simulated(denied)
 test_r27_old_deleted_records_go = simulated(tombstones)
 test_r5_old_checkpoints_and_bodies_go = simulated(checkpoints)
 test_a_young_pack_is_looked_at_again = simulated(young_at_first)
+test_garbage_made_during_a_pass_is_found_by_the_next = simulated(committed_meanwhile)
+test_an_unreadable_pack_holds_nothing_up = simulated(unreadable_once)
 test_a_daemon_collects_by_itself = simulated(daemon)
 
 

@@ -15,7 +15,9 @@ from stnode.protocol import fileinfo
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.repo import pacing, state
+from stnode.repo.guard import DeletionGuard
 from stnode.repo.journal import JournalOptions
+from stnode.repo.proposal import FolderFacts
 from stnode.repo.records import Draft, DraftSet, SetKind, Status
 from stnode.repo.store import SettingsChange, Store, new_folder
 
@@ -131,3 +133,12 @@ async def test_small_folders_are_not_guarded() -> None:
     async with folder_of_files(files=900) as store:
         outcomes = await store.submit(deletions(900))
         assert {outcome.status for outcome in outcomes} == {Status.COMMITTED}
+
+
+def test_what_was_confirmed_on_a_lost_history_holds_for_nothing() -> None:
+    """A folder's number may be another folder's after the bucket was put back."""
+    guard, facts = DeletionGuard(), FolderFacts("f", 0, FILES, 0.0, encrypted=False)
+    guard.confirm(FID, 0.0)
+    assert not guard.holds(FID, 700, facts, 1.0)
+    guard.take_all()
+    assert guard.holds(FID, 700, facts, 2.0)
