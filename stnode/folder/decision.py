@@ -164,8 +164,8 @@ class Item:
         return marked
 
     def _worthless(self, entry: Entry) -> bool:
-        """Whether our record's content, though lost, must not give way to this entry: what is merely missing is neither set back nor deleted
-        (invariant 7)."""
+        """Whether our record's content, though lost, must not give way to this entry: what is merely missing is neither set back nor
+        deleted (invariant 7)."""
         own = self._own
         if own is None or not is_lost(own.flags) or own.version == entry.version:
             return False

@@ -32,9 +32,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version of an item. It was there from `entry.sequence` (store time, µs) until `until_us`, None: it still is. `modified_by` and, where that
-    is known, `ended_by` are the short IDs of the devices that made it and that replaced or deleted it. `deleted`: this says that the item
-    was deleted and has nothing to be read."""
+    """A version of an item. It was there from `entry.sequence` (store time, µs) until `until_us`, None: it still is. `modified_by` and,
+    where that is known, `ended_by` are the short IDs of the devices that made it and that replaced or deleted it. `deleted`: this says that
+    the item was deleted and has nothing to be read."""
 
     entry: Entry
     until_us: int | None

@@ -1,6 +1,7 @@
 """How fast a device gives blocks, measured while it is busy with ours. Pure, time is passed in.
 
-Only time counts in which a good part of a window is outstanding: a trickle of small changes says how often they come, not how fast the way is.
+Only time counts in which a good part of a window is outstanding: a trickle of small changes says how often they come, not how fast the way
+is.
 """
 
 from __future__ import annotations

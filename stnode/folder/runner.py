@@ -108,7 +108,8 @@ class FolderRunner:
         self._wake.set()
 
     async def stop(self) -> None:
-        """Ends all tasks, and heeds no device any more. Uploaded but uncommitted packs stay behind as orphans; the next start plans anew."""
+        """Ends all tasks, and heeds no device any more. Uploaded but uncommitted packs stay behind as orphans; the next start plans
+        anew."""
         self._stopped = True
         await self._tasks.close()
         await self.sharing.close()
@@ -124,7 +125,8 @@ class FolderRunner:
 
     @property
     def state(self) -> str:
-        """idle, syncing (here or at a sibling), waiting (items failed; they are tried again later) or error (a task of the folder ended by a bug)."""
+        """idle, syncing (here or at a sibling), waiting (items failed; they are tried again later) or error (a task of the folder ended by
+        a bug)."""
         if self.broken:
             return "error"
         if self._planning or self._active or self.transfer.jobs or self._wake.is_set() or self.sharing.items:

@@ -40,7 +40,8 @@ HELP_S: Final = 15.0
 HELP_SPAN_S: Final = 30.0
 """Not more is taken from another node at once than is pulled in this time."""
 RANKED_S: Final = 60.0
-"""So long an idle node leaves others their part of the help, whether they are idle too or not: heartbeats say so late. Then only those that are."""
+"""So long an idle node leaves others their part of the help, whether they are idle too or not: heartbeats say so late. Then only those that
+are."""
 PACE_S: Final = 10.0
 LOOK_S: Final = 5.0
 LONGEST_LOOK_S: Final = 15.0
@@ -353,8 +354,8 @@ class Sharing:
 
 
 def weigh(rates: Mapping[bytes, int]) -> dict[bytes, float]:
-    """Weights of the nodes that reach a device: their rates, the mean where nothing is measured yet, alike where nobody has measured. In steps of a
-    quarter, so that nodes that read heartbeats at different times mostly see the same."""
+    """Weights of the nodes that reach a device: their rates, the mean where nothing is measured yet, alike where nobody has measured. In
+    steps of a quarter, so that nodes that read heartbeats at different times mostly see the same."""
     measured = [rate for rate in rates.values() if rate > 0]
     usual = sum(measured) / len(measured) if measured else 1.0
     return {node: _stepped(rate or usual) for node, rate in rates.items()}

@@ -74,8 +74,9 @@ class Left:
 
 
 class Split:
-    """Answers for one pass over what is needed. `task` names the folder in the election of who does what fetches nothing; `weights` are without nodes
-    that are passed over, `late` are those passed over for what fetches nothing; `renamed` are stamps of files that are to be deleted."""
+    """Answers for one pass over what is needed. `task` names the folder in the election of who does what fetches nothing; `weights` are
+    without nodes that are passed over, `late` are those passed over for what fetches nothing; `renamed` are stamps of files that are to be
+    deleted."""
 
     def __init__(
         self, me: bytes, task: bytes, weights: Weights, late: Collection[bytes] = (), renamed: Collection[tuple[int, int]] = ()

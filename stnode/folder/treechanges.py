@@ -55,8 +55,8 @@ class TreeChanges:
         await self.commit_sets([DraftSet(SetKind.SINGLE, (draft,)) for draft in drafts])
 
     async def commit_sets(self, sets: Sequence[DraftSet], *, may_fail: Container[str] = (), refused: dict[str, str] | None = None) -> int:
-        """Commits sets, judged in this order; how many were. Blocks that may not be named any more are uploaded again. A set whose
-        first name is in `may_fail` is only not counted when it is refused; with `refused` none fails, first name and reason are put there."""
+        """Commits sets, judged in this order; how many were. Blocks that may not be named any more are uploaded again. A set whose first
+        name is in `may_fail` is only not counted when it is refused; with `refused` none fails, first name and reason are put there."""
         wanted = list(sets)
         committed = 0
         for _ in range(_UPLOAD_TRIES):

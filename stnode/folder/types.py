@@ -68,7 +68,8 @@ class IndexState:
 
 @dataclass(frozen=True, slots=True)
 class NeedTotals:
-    """Sums over what a folder needs. `bytes` are those of files to fetch. `held_*`: what a send-only folder differs in and does not take."""
+    """Sums over what a folder needs. `bytes` are those of files to fetch. `held_*`: what a send-only folder differs in and does not
+    take."""
 
     files: int = 0
     directories: int = 0

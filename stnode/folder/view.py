@@ -84,7 +84,8 @@ class FolderView:
         return await self._page(lambda conn, last, count: state.walk(conn, self._fid, prefix, last, count), after, limit)
 
     async def versions(self, path: str) -> list[Version]:
-        """All versions of an item that are to be had, the newest first; one that says that it was deleted is among them. Raises NotFound."""
+        """All versions of an item that are to be had, the newest first; one that says that it was deleted is among them. Raises
+        NotFound."""
         name = clean(path)
         found = await self._db.run(lambda conn: versions(conn, self._fid, name))
         if not found:
@@ -105,9 +106,9 @@ class FolderView:
         condition: Condition = UNCONDITIONAL,
         at_us: int | None = None,
     ) -> AsyncIterator[memoryview]:
-        """A file's bytes from `offset` on, in pieces of up to 4 MiB, verified, with `at_us` as it was at that store time. Cut at the end of the file. Raises NotFound, Invalid for
-        what is no file, Conflict when it is not the version of `condition`, and what reading the store raises. Nothing is read ahead
-        of the caller but what the store's reader keeps."""
+        """A file's bytes from `offset` on, in pieces of up to 4 MiB, verified, with `at_us` as it was at that store time. Cut at the end of
+        the file. Raises NotFound, Invalid for what is no file, Conflict when it is not the version of `condition`, and what reading the
+        store raises. Nothing is read ahead of the caller but what the store's reader keeps."""
         record = await self._record(clean(path), at_us)
         if record.info.type is not FileType.FILE:
             raise Invalid(f"{path} is a {record.info.type.name.lower()}, not a file")

@@ -37,8 +37,8 @@ class Known:
 
 
 def read_window(conn: Connection, fid: int, after: str, skip: Skip, split: Split | None, *, heeds_crowds: bool) -> Known:
-    """The next names after `after` that are no deletions; with `split`, those that this node does. What is needed, how, and what it looks like
-    must be of one moment, or a version would get the extents of another."""
+    """The next names after `after` that are no deletions; with `split`, those that this node does. What is needed, how, and what it looks
+    like must be of one moment, or a version would get the extents of another."""
     window = index.next_needed(conn, fid, after, NAMES, deletes=False)
     last = window[-1].name if window else ""
     window = [needed for needed in window if not skip(needed.name)]

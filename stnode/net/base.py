@@ -73,8 +73,9 @@ class LinkHandler(Protocol):
 
 
 Accept = Callable[["DeviceID", str], LinkHandler | None]
-"""Called with the proved device ID and the remote address; the handler of the new link, or None to close it without a byte. A listener is also
-told of callers that have this node's own ID, itself or another process with the same identity: they never get in, whatever the answer."""
+"""Called with the proved device ID and the remote address; the handler of the new link, or None to close it without a byte. A listener is
+also told of callers that have this node's own ID, itself or another process with the same identity: they never get in, whatever the
+answer."""
 
 
 class Listener(Protocol):

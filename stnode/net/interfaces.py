@@ -1,4 +1,5 @@
-"""Under which addresses this machine's listeners can be reached: a listener on all interfaces stands for each of them. The one door to ifaddr."""
+"""Under which addresses this machine's listeners can be reached: a listener on all interfaces stands for each of them. The one door to
+ifaddr."""
 
 from __future__ import annotations
 

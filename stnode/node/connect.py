@@ -43,8 +43,8 @@ async def connect(home: Home, env: Env, environ: Mapping[str, str]) -> AsyncIter
 async def check_store(
     home: Home, env: Env, environ: Mapping[str, str], read_data: bool, share: float, repair: bool
 ) -> AsyncIterator[CheckStep]:
-    """Checks the store of `home`: by its daemon, else directly, without a node: none may be able to start on a damaged store. Repairing takes
-    a node, a running one for what only devices have."""
+    """Checks the store of `home`: by its daemon, else directly, without a node: none may be able to start on a damaged store. Repairing
+    takes a node, a running one for what only devices have."""
     home.require(environ)
     if repair:
         async with connect(home, env, environ) as service:

@@ -32,8 +32,8 @@ _log = get_logger(__name__)
 
 
 class Lan:
-    """`heard(device, addresses)` is told of nodes of the same store, again when they changed. `interfaces` are IP addresses of the interfaces to
-    use; all by default."""
+    """`heard(device, addresses)` is told of nodes of the same store, again when they changed. `interfaces` are IP addresses of the
+    interfaces to use; all by default."""
 
     def __init__(
         self,
@@ -54,7 +54,8 @@ class Lan:
         self._tasks = Tasks(env, self._crashed)
 
     def open(self, addresses: Sequence[str], page: str) -> None:
-        """Announces the node at these BEP addresses (IP addresses of one port count) and its page, and listens for others, in the background."""
+        """Announces the node at these BEP addresses (IP addresses of one port count) and its page, and listens for others, in the
+        background."""
         self._tasks.spawn(self._open(tuple(addresses), page), "lan")
 
     async def close(self) -> None:

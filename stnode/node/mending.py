@@ -1,7 +1,7 @@
 """`bucket check --repair`: what a check has found is dealt with by the node, as far as it and its peers can.
 
-Damaged packs are marked lost, and what they held is pulled again by the folders that run here; lost packs are asked for once more; where the
-journal or its checkpoints are damaged, a new checkpoint steps over that. A second check says what is left.
+Damaged packs are marked lost, and what they held is pulled again by the folders that run here; lost packs are asked for once more; where
+the journal or its checkpoints are damaged, a new checkpoint steps over that. A second check says what is left.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ class Folder:
 
 
 class Node:
-    """Made by `Node.open`; `start` brings it on line, `stop` ends it in order. A kill -9 at any moment loses nothing committed. `page` is where
-    other machines find the status page, "" if nowhere; whoever serves it sets it before the start."""
+    """Made by `Node.open`; `start` brings it on line, `stop` ends it in order. A kill -9 at any moment loses nothing committed. `page` is
+    where other machines find the status page, "" if nowhere; whoever serves it sets it before the start."""
 
     def __init__(
         self, config: Config, identity: Identity, env: Env, objects: OpenedStore, db: Database, store: Store, metrics: Metrics

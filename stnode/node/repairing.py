@@ -1,4 +1,5 @@
-"""`bucket repair`: looks at a store's journal, says what can be done, and does it when that is confirmed. For a home on which no daemon runs."""
+"""`bucket repair`: looks at a store's journal, says what can be done, and does it when that is confirmed. For a home on which no daemon
+runs."""
 
 from __future__ import annotations
 
@@ -161,8 +162,8 @@ async def _plan_of_names(objects: ObjectStore, found: Survey) -> RepairPlan:
 async def _merge_names(
     objects: ObjectStore, db: Database, env: Env, identity: Identity, config: Config, found: Survey, plan: RepairPlan
 ) -> RepairReport:
-    """Goes on from the name that counts, and commits what the others hold. The first commit, of index IDs, says to everybody which one it is:
-    one that was restored from the other has told devices of numbers that mean something else now."""
+    """Goes on from the name that counts, and commits what the others hold. The first commit, of index IDs, says to everybody which one it
+    is: one that was restored from the other has told devices of numbers that mean something else now."""
     assert isinstance(objects, NamedSlots)
     assert found.counting is not None
     counting = [each async for each in salvage.read_names(objects, found.first, [found.counting])]

@@ -141,8 +141,8 @@ class ItemVersion:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Of a file or link: its versions, the newest first. Of a directory (`directory`): what was deleted in it, by path, each by the version that
-    was deleted; pass `next` as `after` for the following page, None = that was all."""
+    """Of a file or link: its versions, the newest first. Of a directory (`directory`): what was deleted in it, by path, each by the version
+    that was deleted; pass `next` as `after` for the following page, None = that was all."""
 
     versions: tuple[ItemVersion, ...]
     directory: bool
@@ -160,8 +160,8 @@ class RestoreChange:
 
 @dataclass(frozen=True, slots=True)
 class RestoreStep:
-    """How far `restore` is: items written, deleted, found to be as they were, refused; `bytes` are those of the files written, none of which
-    are moved. `changes` are those of this step: all of them when it is only tried, else those that were refused."""
+    """How far `restore` is: items written, deleted, found to be as they were, refused; `bytes` are those of the files written, none of
+    which are moved. `changes` are those of this step: all of them when it is only tried, else those that were refused."""
 
     files: int = 0
     directories: int = 0
@@ -226,8 +226,8 @@ class BucketStats:
 
 @dataclass(frozen=True, slots=True)
 class RepairWish:
-    """What the user asks of `bucket repair`: `void` names the commit that may be stepped over, `rebuild` allows a journal made of packs alone;
-    `devices` and `folders` are the configuration's."""
+    """What the user asks of `bucket repair`: `void` names the commit that may be stepped over, `rebuild` allows a journal made of packs
+    alone; `devices` and `folders` are the configuration's."""
 
     void: int | None = None
     rebuild: bool = False
@@ -242,8 +242,8 @@ class Service(Protocol):
     async def status(self) -> NodeStatus: ...
 
     async def node_remove(self, node: str) -> None:
-        """Forgets another node of the store, by name or device ID, so that its siblings do not let it in any more; one that runs and may write the
-        store comes back. Raises NotFound, Invalid for a name that several have."""
+        """Forgets another node of the store, by name or device ID, so that its siblings do not let it in any more; one that runs and may
+        write the store comes back. Raises NotFound, Invalid for a name that several have."""
         ...
 
     async def device_add(self, device: DeviceSettings) -> DeviceSettings: ...
@@ -294,8 +294,8 @@ class Service(Protocol):
         """What versions of an item there are; of a directory what was deleted in it, with `recursive` at any depth."""
 
     def restore(self, path: str, at: str, exact: bool = False, dry_run: bool = False) -> AsyncIterator[RestoreStep]:
-        """Brings an item, a directory or a folder back as it was at a moment, by metadata alone; with `exact` what came since is deleted. The last
-        step counts everything. `dry_run` only says what would be done."""
+        """Brings an item, a directory or a folder back as it was at a moment, by metadata alone; with `exact` what came since is deleted.
+        The last step counts everything. `dry_run` only says what would be done."""
 
     async def write(
         self,
@@ -305,7 +305,8 @@ class Service(Protocol):
         modified_ns: int | None = None,
         permissions: int | None = None,
     ) -> Entry:
-        """Stores a file, replacing what is there; parents are made. An error of `source`, or another length than `size`, changes nothing."""
+        """Stores a file, replacing what is there; parents are made. An error of `source`, or another length than `size`, changes
+        nothing."""
 
     async def write_many(self, files: Sequence[NewFile]) -> None:
         """Stores small files of one folder, together at most `MANY_BYTES`, in as few commits as it goes; else as `write`. An error
@@ -317,8 +318,8 @@ class Service(Protocol):
     async def mv(self, source: str, target: str) -> Entry: ...
 
     def bucket_check(self, read_data: bool = False, share: float = 1.0, repair: bool = False) -> AsyncIterator[CheckStep]:
-        """Checks everything stored against everything else; `read_data` also reads packs, this share of them, another one each day, and hashes
-        every block. `repair` deals with what was found, as far as this node and the devices that it is connected to can."""
+        """Checks everything stored against everything else; `read_data` also reads packs, this share of them, another one each day, and
+        hashes every block. `repair` deals with what was found, as far as this node and the devices that it is connected to can."""
 
     async def bucket_repair(self) -> RepairReport:
         """On a node that follows the journal: writes its whole state as a new checkpoint, which steps over what is damaged below it. Raises
@@ -327,8 +328,8 @@ class Service(Protocol):
     async def bucket_stats(self) -> BucketStats: ...
 
     async def bucket_gc(self, dry_run: bool = False) -> GcReport:
-        """Collects garbage now, one pass: what it found and did; with `dry_run` only looks. What is condemned now is deleted by a pass after
-        the store's grace."""
+        """Collects garbage now, one pass: what it found and did; with `dry_run` only looks. What is condemned now is deleted by a pass
+        after the store's grace."""
 
     async def shutdown(self) -> None:
         """Asks the daemon to stop."""

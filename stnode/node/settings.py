@@ -26,8 +26,8 @@ _ID_LIMIT = 64
 
 
 class Settings:
-    """The settings of a store at one moment. Methods that change answer what to commit and raise the user's mistakes. `siblings` are the other
-    nodes of the store, by name: no devices of it."""
+    """The settings of a store at one moment. Methods that change answer what to commit and raise the user's mistakes. `siblings` are the
+    other nodes of the store, by name: no devices of it."""
 
     def __init__(
         self,

@@ -91,7 +91,8 @@ async def initialise(home: Home, asked: Asked, env: Env, environ: Mapping[str, s
 
 
 async def _check_join(settings: config.Config, env: Env, asked: Asked) -> None:
-    """Raises NotFound for a directory that is not there, before opening it would make it; ConfigError when the environment names another store."""
+    """Raises NotFound for a directory that is not there, before opening it would make it; ConfigError when the environment names another
+    store."""
     if settings.store.url != asked.store_url:
         raise ConfigError(
             f"STNODE_STORE_URL names {settings.store.url}, which is not the store to join", hint="unset it, or join the store that it names"

@@ -1,4 +1,5 @@
-"""The other nodes of the same store: who they are, being found by them, finding and dialing them, hints to and from them (design 5; R16, R21, R23).
+"""The other nodes of the same store: who they are, being found by them, finding and dialing them, hints to and from them (design 5; R16,
+R21, R23).
 
 A sibling is a device whose heartbeat lies in the bucket: who can write the bucket is trusted with it. One task writes this node's
 heartbeat and reads the others'; one per sibling dials. When heartbeats are due:
@@ -68,8 +69,9 @@ class SiblingState:
 
 
 class Siblings:
-    """`describe` gives this node's heartbeat of now; `changed` is told when who the siblings are or where has changed; `give_way(True)` has to end all
-    connections with devices, `give_way(False)` to take them up again. `newer` is the heartbeat of the process that this one has given way to."""
+    """`describe` gives this node's heartbeat of now; `changed` is told when who the siblings are or where has changed; `give_way(True)` has
+    to end all connections with devices, `give_way(False)` to take them up again. `newer` is the heartbeat of the process that this one has
+    given way to."""
 
     def __init__(
         self,
@@ -178,8 +180,8 @@ class Siblings:
             self.ask(device)
 
     async def remove(self, text: str) -> None:
-        """Forgets the sibling of this name or device ID, until it writes another heartbeat. Raises NotFound, Invalid for a name that several
-        have."""
+        """Forgets the sibling of this name or device ID, until it writes another heartbeat. Raises NotFound, Invalid for a name that
+        several have."""
         named = [id_ for id_, heartbeat in self.others.items() if text in (heartbeat.name, deviceid.format(id_))]
         if len(named) > 1:
             raise Invalid(f"{len(named)} nodes have the name {text!r}", hint="use the device ID; `stnode status --json` shows it")
@@ -288,8 +290,8 @@ class Siblings:
         return due
 
     def _worth_telling(self, written: Heartbeat) -> bool:
-        """Whether siblings are there for whom something has changed: always whom this node reaches, since they leave work to it; the rest while
-        they or this node work."""
+        """Whether siblings are there for whom something has changed: always whom this node reaches, since they leave work to it; the rest
+        while they or this node work."""
         others = [heartbeat for heartbeat in self.others.values() if self._beats.is_fresh(heartbeat)]
         now = self._describe()
         if not others or _essence(now) == _essence(written):

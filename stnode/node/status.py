@@ -33,9 +33,9 @@ class PendingDeletions:
 
 @dataclass(frozen=True, slots=True)
 class FolderStatus:
-    """One folder. `files`, `directories`, `bytes` describe what is committed; `need_*` what peers have and the store lacks, `left_to_siblings` how
-    many items of it other nodes of the store are at.
-    `store_objects` and `store_bytes` are the packs of this folder; `sequence` is the highest number that a commit gave to one of its records. `history` is the folder's policy, `history_words` what it
+    """One folder. `files`, `directories`, `bytes` describe what is committed; `need_*` what peers have and the store lacks,
+    `left_to_siblings` how many items of it other nodes of the store are at. `store_objects` and `store_bytes` are the packs of this folder;
+    `sequence` is the highest number that a commit gave to one of its records. `history` is the folder's policy, `history_words` what it
     keeps; `history_versions` old versions are kept, which add up to `history_bytes` (less in the store: blocks that a file still has count
     anew), the oldest replaced or deleted at `history_oldest_s`. `error_count` may exceed len(`errors`), which is a sample."""
 
@@ -91,8 +91,8 @@ class DeviceStatus:
 
 @dataclass(frozen=True, slots=True)
 class SiblingStatus:
-    """Another node of the store, by its heartbeat: written `heartbeat_age_s` ago by the store's clock, saying that it had applied commit `head`.
-    `stopped`: it ended in order. `page` is its status page, "" where other machines do not reach it."""
+    """Another node of the store, by its heartbeat: written `heartbeat_age_s` ago by the store's clock, saying that it had applied commit
+    `head`. `stopped`: it ended in order. `page` is its status page, "" where other machines do not reach it."""
 
     id: str
     name: str
@@ -110,10 +110,11 @@ class SiblingStatus:
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """The store as this node sees it. `spooled_bytes` wait to be stored, in memory or on disk; of them `queued_packs` with
-    `queued_bytes` are complete, the oldest since `queued_age_s`, and `spool_packs` with `spool_bytes` lie in the spool; `spool_full`: there is room for no
-    other one. `uploads_mended` were lost by the store and stored again, `uploads_unchecked` could not be read back. `objects` and `bytes` are those of packs. `lag_s`: how long ago the node last knew to be at the journal's head; None = never yet.
-    `unavailable_since_s` is None while the store answers. `requests` counts object store requests by kind since the start."""
+    """The store as this node sees it. `spooled_bytes` wait to be stored, in memory or on disk; of them `queued_packs` with `queued_bytes`
+    are complete, the oldest since `queued_age_s`, and `spool_packs` with `spool_bytes` lie in the spool; `spool_full`: there is room for no
+    other one. `uploads_mended` were lost by the store and stored again, `uploads_unchecked` could not be read back. `objects` and `bytes`
+    are those of packs. `lag_s`: how long ago the node last knew to be at the journal's head; None = never yet. `unavailable_since_s` is
+    None while the store answers. `requests` counts object store requests by kind since the start."""
 
     url: str
     head: int = 0
@@ -155,9 +156,9 @@ class PendingFolder:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """Everything above, and the node itself. `running` is False when a command opened the node without a daemon. `in_sync`: the store answers and
-    no folder lacks anything that a device announced; `received_bytes` of files came from devices since the start. `given_way` says to which
-    process of the same identity this one has left the devices, "" if to none."""
+    """Everything above, and the node itself. `running` is False when a command opened the node without a daemon. `in_sync`: the store
+    answers and no folder lacks anything that a device announced; `received_bytes` of files came from devices since the start. `given_way`
+    says to which process of the same identity this one has left the devices, "" if to none."""
 
     device_id: str
     name: str
