@@ -18,16 +18,16 @@ from sqlite3 import Connection
 from stnode.clock import Env
 from stnode.db import Database
 from stnode.errors import Archived, Corrupt, NotFound, Refused
-from stnode.objectstore.base import Key, ObjectStore
+from stnode.objectstore.base import ObjectStore
 from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo, FileType
-from stnode.repo import layout, state, state_damage
+from stnode.repo import state, state_damage
 from stnode.repo.addresses import ZEROS, Move, packs_of, relocate
 from stnode.repo.check_journal import in_order
 from stnode.repo.checkreport import CheckProblem, CheckStep
 from stnode.repo.pack import PLAIN_HASH_BYTES, PackList
 from stnode.repo.packlist import PackGone
-from stnode.repo.packstate import read_footer, read_verified
+from stnode.repo.packstate import damaged_blocks, read_footer, read_verified
 from stnode.repo.records import Extents, decode_extents
 from stnode.repo.state import Pack
 
@@ -80,10 +80,10 @@ class PackCheck:
             async for step in self._read_all(read_share):
                 yield step
         for number, fault in sorted(self._unread.items()):
-            self.problems.append(CheckProblem(_key(self._packs[number]), fault))
+            self.problems.append(CheckProblem(self._packs[number].key, fault))
         for number, fault in sorted(self._bad.items()):
             files, versions = await self._db.run(partial(_files_in, pack=number, places=self._bad_places.get(number)))
-            self.problems.append(CheckProblem(_key(self._packs[number]), fault, files, versions, number))
+            self.problems.append(CheckProblem(self._packs[number].key, fault, files, versions, number))
 
     async def _compare_listing(self) -> None:
         sizes = {meta.key: meta.size_bytes async for meta in self._objects.list("packs/")}
@@ -91,10 +91,10 @@ class PackCheck:
             if pack.lost or pack.condemned:
                 continue
             self.packs += 1
-            if _key(pack) not in sizes:
+            if pack.key not in sizes:
                 self._bad[pack.number] = "it is missing"
-            elif sizes[_key(pack)] != pack.size_bytes:
-                self._bad[pack.number] = f"it has {sizes[_key(pack)]} bytes instead of {pack.size_bytes}"
+            elif sizes[pack.key] != pack.size_bytes:
+                self._bad[pack.number] = f"it has {sizes[pack.key]} bytes instead of {pack.size_bytes}"
 
     # --- lists
 
@@ -106,7 +106,7 @@ class PackCheck:
             return
         pack = self._packs[number]
         try:
-            blocks = await read_footer(self._objects, self._env, _key(pack), pack)
+            blocks = await read_footer(self._objects, self._env, pack.key, pack)
         except Archived as exc:  # no damage, and nothing that reading it from somewhere else would mend
             self._unread[number] = exc.message
             return
@@ -151,9 +151,9 @@ class PackCheck:
             if known is None:
                 return f"it refers to pack {pack}, which is not registered"
             if known.lost:
-                return f"its data was in the pack {_key(known)}, which is lost"
+                return f"its data was in the pack {known.key}, which is lost"
             if not 0 <= place <= place + count <= known.blocks:
-                return f"it refers to blocks {place} to {place + count} of the pack {_key(known)}, which has {known.blocks}"
+                return f"it refers to blocks {place} to {place + count} of the pack {known.key}, which has {known.blocks}"
         return self._lengths_fault(item.info, extents) if item.info is not None else ""
 
     def _lengths_fault(self, info: FileInfo, extents: Extents) -> str:
@@ -170,7 +170,7 @@ class PackCheck:
                 and blocks.hash_bytes == PLAIN_HASH_BYTES
                 and list(blocks.lengths[place : place + count]) != wanted[at : at + count]
             ):
-                return f"its blocks {at} to {at + count} in the pack {_key(self._packs[pack])} have other lengths than the file's"
+                return f"its blocks {at} to {at + count} in the pack {self._packs[pack].key} have other lengths than the file's"
             at += count
         return ""
 
@@ -208,30 +208,19 @@ class PackCheck:
             return
         bad: list[int] = []
         try:
-            async for first, views in read_verified(self._objects, self._env, _key(pack), blocks, pack.size_bytes):
+            async for first, views in read_verified(self._objects, self._env, pack.key, blocks, pack.size_bytes):
                 bad += [place for place, view in enumerate(views, first) if view is None]
                 self.blocks_read += len(views)
                 self.bytes_read += blocks.offsets[first + len(views)] - blocks.offsets[first]
         except Archived as exc:
             self._unread[pack.number] = exc.message
         if bad:
-            shown = ", ".join(map(str, bad[:10])) + (" …" if len(bad) > 10 else "")
-            self._bad[pack.number] = f"{len(bad)} of its {blocks.count} blocks are damaged: {shown}"
+            self._bad[pack.number] = damaged_blocks(bad, blocks.count)
             self._bad_places[pack.number] = set(bad)
 
 
-def _key(pack: Pack) -> Key:
-    return layout.pack_key(pack.fkey, pack.id)
-
-
 def _registered(conn: Connection) -> tuple[dict[int, Pack], Mapping[int, list[Move]]]:
-    packs = {pack.number: pack for pack in state.packs_after(conn, 0, 1 << 60)}
-    moves: dict[int, list[Move]] = {}
-    for pack, place, count, to_pack, to_place in conn.execute(
-        "SELECT pack, place, count, to_pack, to_place FROM relocations ORDER BY pack, place"
-    ):
-        moves.setdefault(pack, []).append(Move(place, count, to_pack, to_place))
-    return packs, moves
+    return {pack.number: pack for pack in state.all_packs(conn)}, state.all_moves(conn)
 
 
 _TABLES = {

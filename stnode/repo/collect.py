@@ -95,9 +95,8 @@ class _Parts:
 
 
 class Collector:
-    """`submit` puts entries into a commit, `confirm` follows to the head of the journal, `store_time_us` is its time, `patience` says the store's times, `suspect` hears of
-    packs that cannot be read. Only `start` runs it
-    by itself; `collect` is one pass for whoever asks."""
+    """`submit` puts entries into a commit, `confirm` follows to the head of the journal, `store_time_us` is its time, `patience` says the
+    store's times, `suspect` hears of packs that cannot be read. Only `start` runs it by itself; `collect` is one pass for whoever asks."""
 
     def __init__(
         self,
@@ -348,7 +347,7 @@ class _Pass:
         """The pass over all extents, in a snapshot: commits go on beside it."""
         work = MarkPass()
         async with self._c.db.snapshot() as snapshot:
-            packs = await snapshot.run(lambda conn: state.packs_after(conn, 0, 1 << 60))
+            packs = await snapshot.run(state.all_packs)
             while await snapshot.run(work.step):
                 await self._c.env.clock.sleep(0.01)
         return packs, work.packs

@@ -51,7 +51,7 @@ class MarkPass:
     def step(self, conn: Connection) -> bool:
         """Goes on for some rows; whether there is more."""
         if self._moves is None:
-            self._moves = _all_moves(conn)
+            self._moves = state.all_moves(conn)
             self._rows = _wanted(conn)
         for count, (extents, size, current) in enumerate(self._rows, 1):
             self._mark(extents, size, current)
@@ -116,10 +116,3 @@ def _wanted(conn: Connection) -> Iterator[Wanted]:
     for wire, extents in conn.execute("SELECT partial, extents FROM partials"):
         partial = decode_partial(wire, extents)
         yield partial.extents, partial.block_size * sum(extent[2] for extent in partial.extents), True
-
-
-def _all_moves(conn: Connection) -> dict[int, list[Move]]:
-    moves: dict[int, list[Move]] = {}
-    for pack, *move in conn.execute("SELECT pack, place, count, to_pack, to_place FROM relocations ORDER BY pack, place"):
-        moves.setdefault(pack, []).append(Move(*move))
-    return moves

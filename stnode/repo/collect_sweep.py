@@ -295,10 +295,7 @@ def _doomed(conn: Connection) -> list[Doomed]:
     found = [Doomed(Key(key), commit) for key, commit in objects]
     for start in range(0, len(packs), BATCH):
         numbers = [number for number, _ in packs[start : start + BATCH]]
-        found += [
-            Doomed(layout.pack_key(pack.fkey, pack.id), pack.condemned, pack.number, pack.size_bytes)
-            for pack in state.packs(conn, numbers).values()
-        ]
+        found += [Doomed(pack.key, pack.condemned, pack.number, pack.size_bytes) for pack in state.packs(conn, numbers).values()]
     return found
 
 

@@ -25,7 +25,7 @@ from stnode.clock import Env, Tasks
 from stnode.db import Database
 from stnode.errors import Conflict, Internal, NotFound, Refused, StnodeError, Unavailable
 from stnode.objectstore.base import ObjectStore
-from stnode.repo import layout, state, state_damage
+from stnode.repo import state, state_damage
 from stnode.repo.codec import Body, Relocation
 from stnode.repo.follower import CheckStore
 from stnode.repo.journal import Journal
@@ -189,7 +189,7 @@ class Damage:
         if pack.lost:
             self._marks_due = True
             return
-        key = layout.pack_key(pack.fkey, pack.id)
+        key = pack.key
         found = await inspect(self._objects, self._env, key, pack, await self._packlists.known(number))
         self._forget(number)
         if not found.fault:
@@ -220,7 +220,7 @@ class Damage:
             return None
         moved = await self._db.run(lambda conn: state.resolve(conn, pack.number, 0, pack.blocks))
         here = {place for to, first, count in moved if to == pack.number for place in range(first, first + count)}
-        key, size = layout.pack_key(pack.fkey, pack.id), pack.size_bytes
+        key, size = pack.key, pack.size_bytes
         made = self._packer.begin(pack.fid, stream=True, hash_bytes=found.blocks.hash_bytes)
         runs: list[Extent] = []
         try:
@@ -244,7 +244,7 @@ class Damage:
     async def _look_again(self) -> None:
         """Whether lost packs are there again: a replica that has caught up, a pack put back from a backup."""
         for pack in await self._db.run(state_damage.lost_packs):
-            key = layout.pack_key(pack.fkey, pack.id)
+            key = pack.key
             try:
                 meta = await self._objects.head(key)
             except (NotFound, Refused):

@@ -11,8 +11,9 @@ read back for each try (ADR 0026):
 
     sealed --a try succeeds--> durable
        |--a try fails, or uploads have been stuck for ten seconds--> spooled --a try succeeds--> durable
-       `--the spool is full or refuses--> stays in memory, tried again; `bytes_held` stops the pulling Handles stay valid as long as the process: a file that is still being pulled, or whose commit waits or is
-tried again, may name any of them, also after other files have got the pack registered. That is some hundred bytes for each pack; the
+       `--the spool is full or refuses--> stays in memory, tried again; `bytes_held` stops the pulling
+
+Handles stay valid as long as the process: a file that is still being pulled, or whose commit waits or is tried again, may name any of them, also after other files have got the pack registered. That is some hundred bytes for each pack; the
 lists of packs that a commit has registered leave the memory (packlist.py).
 """
 

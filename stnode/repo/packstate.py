@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from stnode.clock import Env
@@ -68,8 +68,13 @@ async def inspect(objects: ObjectStore, env: Env, key: Key, pack: Pack, known: P
     async for first, views in read_verified(objects, env, key, blocks, size):
         bad += [place for place, view in enumerate(views, first) if view is None]
     if bad and not fault:
-        fault = f"{len(bad)} of its {blocks.count} blocks are damaged: {', '.join(map(str, bad[:10]))}{' …' if len(bad) > 10 else ''}"
+        fault = damaged_blocks(bad, blocks.count)
     return PackState(fault, blocks, tuple(bad))
+
+
+def damaged_blocks(bad: Sequence[int], count: int) -> str:
+    """What is wrong with a pack of `count` blocks of which these are `bad`."""
+    return f"{len(bad)} of its {count} blocks are damaged: {', '.join(map(str, bad[:10]))}{' …' if len(bad) > 10 else ''}"
 
 
 async def read_verified(

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from stnode.objectstore.base import Key
 from stnode.protocol.fileinfo import FileType, from_record
 from stnode.protocol.vector import Vector, from_wire
+from stnode.repo.addresses import Move
 from stnode.repo.codec_body import Partial, Relocation, decode_partial
 from stnode.repo.codec_run import Space
+from stnode.repo.layout import pack_key
 from stnode.repo.records import Extent, Extents, Record, decode_extents
 from stnode.repo.settings import DeviceSettings, FolderSettings, decode_device, decode_folder
 from stnode.repo.state_schema import META_GROUP, MODULUS_MASK, entry_hash, head_value
@@ -76,6 +79,11 @@ class Pack:
     condemned: int
     lost: int
     refs: int
+
+    @property
+    def key(self) -> Key:
+        """The object's key."""
+        return pack_key(self.fkey, self.id)
 
 
 class Served(NamedTuple):
@@ -348,6 +356,19 @@ def pack_by_id(conn: sqlite3.Connection, pack_id: str) -> Pack | None:
     """The registered pack with this id."""
     row = conn.execute(f"{_PACK} WHERE p.id = ?", (pack_id,)).fetchone()
     return None if row is None else Pack(*row)
+
+
+def all_packs(conn: sqlite3.Connection) -> list[Pack]:
+    """All registered packs, by number."""
+    return [Pack(*row) for row in conn.execute(f"{_PACK} ORDER BY p.number")]
+
+
+def all_moves(conn: sqlite3.Connection) -> dict[int, list[Move]]:
+    """Where blocks of packs have gone, per pack by place; one step only (see `resolve`)."""
+    moves: dict[int, list[Move]] = {}
+    for pack, *move in conn.execute("SELECT pack, place, count, to_pack, to_place FROM relocations ORDER BY pack, place"):
+        moves.setdefault(pack, []).append(Move(*move))
+    return moves
 
 
 def relocations(conn: sqlite3.Connection, pack: int) -> list[Relocation]:

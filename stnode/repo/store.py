@@ -98,8 +98,9 @@ def new_folder(random: Randomness, folder_id: str) -> FolderSettings:
 
 
 class Store:
-    """Made by `open`. `packer`, `packlists`, `reader` and `dedupe` are the ways to the blocks; `heartbeats` tell of the other nodes; `instance` is the random number of this process in commits and heartbeats; `announced` may be set by the node: whether a
-    known device announces exactly this version of an item, asked in the database's thread (R28). Until then nobody does."""
+    """Made by `open`. `packer`, `packlists`, `reader` and `dedupe` are the ways to the blocks; `heartbeats` tell of the other nodes;
+    `instance` is the random number of this process in commits and heartbeats; `announced` may be set by the node: whether a known device
+    announces exactly this version of an item, asked in the database's thread (R28). Until then nobody does."""
 
     def __init__(
         self,
@@ -299,7 +300,8 @@ class Store:
         return self._journal.submit(sets)
 
     def submit_entries(self, make: Entries, handles: frozenset[int] = frozenset()) -> asyncio.Future[int]:
-        """Queues entries other than records, made anew on every state that they are tried on: the future gives the commit's number. `handles` are packs of the packer that they name."""
+        """Queues entries other than records, made anew on every state that they are tried on: the future gives the commit's
+        number. `handles` are packs of the packer that they name."""
         return self._journal.submit_entries(make, handles)
 
     def submit_settings(self, change: SettingsChange) -> asyncio.Future[int]:
