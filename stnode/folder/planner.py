@@ -38,6 +38,8 @@ class Job:
     aborted: bool = False
     queued: bool = False
     pack: OpenPack | None = None
+    made_on: int | None = None
+    """See `repo.records.Draft`."""
 
     def block_hash(self, index: int) -> bytes:
         """SHA-256 of block `index`."""

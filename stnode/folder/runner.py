@@ -386,7 +386,8 @@ class FolderRunner:
         """The pass is over: with nothing of its own to do this node may take over some of what it left to others."""
         names = self.sharing.end(idle=not self._active and not self._deleting, store_time_us=self._store.store_time_us())
         if names:
-            await self._plan(await self._db.run(partial(read_names, fid=self.fid, names=names, skip=self._skips)))
+            made_on = self._store.histories
+            await self._plan(await self._db.run(partial(read_names, fid=self.fid, names=names, skip=self._skips)), made_on)
 
     def _fail(self, name: str, reason: str) -> None:
         earlier = self._retries.due
@@ -401,6 +402,7 @@ class FolderRunner:
             await self._intake_over()
             split = await self.sharing.split(self._db, self.settings, self.peers)
             heeds_crowds = self._retries.rounds < _CROWDED_ROUNDS
+            made_on = self._store.histories
             known = await self._db.run(
                 partial(read_window, fid=self.fid, after=after, skip=self._skips, split=split, heeds_crowds=heeds_crowds)
             )
@@ -409,7 +411,7 @@ class FolderRunner:
             after = known.last
             crowded += known.crowded
             self.sharing.leave(known.left)
-            await self._plan(known)
+            await self._plan(known, made_on)
             await self._until(lambda: len(self.transfer.jobs) < _BACKLOG_JOBS and self.transfer.queued_blocks < _BACKLOG_BLOCKS)
 
     async def _intake_over(self) -> None:
@@ -428,11 +430,15 @@ class FolderRunner:
             self._progress.clear()
             await self._progress.wait()
 
-    async def _plan(self, known: Known) -> None:
-        """Drafts for what the store can do alone, jobs for the rest."""
+    async def _plan(self, known: Known, made_on: int) -> None:
+        """Drafts for what the store can do alone, jobs for the rest. `made_on`: see `Draft`."""
         wanted = {name: info for name, info in known.infos.items() if name not in known.crowded}
         self._active.update(wanted)  # from here on a change of what is wanted is noted
-        drafts = [Draft(self.fid, info, known.same.get(name, ())) for name, info in wanted.items() if name in known.same or not info.size]
+        drafts = [
+            Draft(self.fid, info, known.same.get(name, ()), made_on=made_on)
+            for name, info in wanted.items()
+            if name in known.same or not info.size
+        ]
         files = [info for name, info in wanted.items() if name not in known.same and info.size]
         jobs: list[Job] = []
         for info, reuse in zip(files, await self._store.dedupe.find(self.fid, files), strict=True):
@@ -443,8 +449,9 @@ class FolderRunner:
             devices = [device for device in known.sources.get(info.name, ()) if device in self.peers]
             large = self._store.packer.options.target_bytes
             job = plan_file(self._job_ids, info, devices, (*known.partials.get(info.name, ()), *reuse), large)
+            job.made_on = made_on
             if not job.missing:
-                drafts.append(Draft(self.fid, info, job.extents()))
+                drafts.append(Draft(self.fid, info, job.extents(), made_on=made_on))
             elif devices:
                 jobs.append(job)
             else:
@@ -505,7 +512,7 @@ class FolderRunner:
     # --- results
 
     def _downloaded(self, jobs: list[Job]) -> None:
-        self._submit([Draft(self.fid, job.info, job.extents()) for job in jobs])
+        self._submit([Draft(self.fid, job.info, job.extents(), made_on=job.made_on) for job in jobs])
         for job in jobs:
             self._saved_at.pop(job.id, None)
         self._progress.set()
@@ -549,6 +556,6 @@ class FolderRunner:
 
     async def _commit_partial(self, job: Job) -> None:
         try:
-            await self._store.submit_partial(self.fid, job.info, job.known_runs())
+            await self._store.submit_partial(self.fid, job.info, job.known_runs(), job.made_on)
         except StnodeError as exc:
             _log.warning("partial file not kept", folder=self.settings.folder_id, file=job.info.name, error=exc.message)

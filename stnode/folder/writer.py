@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from sqlite3 import Connection
 from typing import Final
 
 from stnode.clock import Env
 from stnode.db import Database
-from stnode.errors import Invalid
+from stnode.errors import Invalid, Unavailable
 from stnode.folder.announcing import block_hashes
 from stnode.folder.filler import Block, Filler, Shared
 from stnode.folder.planner import Place
@@ -84,6 +84,7 @@ class Writer:
         """Small files on their way into packs; `finish` makes drafts of them. Names must differ."""
         blocks = [block for file in batch for block in file.blocks]
         digests = await self._hash(blocks)
+        made_on = self._store.histories
         olds = await self._olds([file.meta.name for file in batch])
         infos: list[FileInfo] = []
         at = 0
@@ -105,7 +106,8 @@ class Writer:
             ]
             job = self._filler.new_job()
             await self._filler.room()
-            stored.append(Stored(self._draft(file.meta, info, olds.get(file.meta.name), ()), where, job, self._filler.add(job, missing)))
+            draft = self._draft(file.meta, info, olds.get(file.meta.name), (), made_on)
+            stored.append(Stored(draft, where, job, self._filler.add(job, missing)))
         return stored
 
     async def finish(self, stored: Sequence[Stored]) -> list[Draft]:
@@ -118,11 +120,12 @@ class Writer:
             for number, place in enumerate(where):
                 if place is None:
                     where[number] = _placed((sealed[pack] for pack in file.packs), file.job, number)
-            drafts.append(self._draft_of(file.draft, join_places(_all(where))))
+            drafts.append(replace(file.draft, extents=join_places(_all(where))))
         return drafts
 
     async def stream(self, meta: FileMeta, chunks: AsyncIterable[Buffer], size: int | None) -> Draft:
         """A large file, durable when this returns. Raises Invalid, nothing kept, when it is not `size` bytes long."""
+        made_on = self._store.histories
         old = (await self._olds([meta.name])).get(meta.name)
         old_info = old.info if old is not None and _is_file(old) else None
         block_size = fileinfo.block_size_for(UNKNOWN_SIZE if size is None else size, old_info.block_size if old_info else 0)
@@ -154,7 +157,7 @@ class Writer:
         finally:
             await sink.close()
         info = self._info(meta, old, length, block_size, bytes(hashes) or fileinfo.zero_hash(0))
-        return self._draft(meta, info, old, join_places(_all(sink.where)))
+        return self._draft(meta, info, old, join_places(_all(sink.where)), made_on)
 
     async def copied(self, draft: Draft) -> Draft:
         """The same draft with its blocks uploaded once more: those of the store may not be named any more (RETRY_UPLOAD)."""
@@ -168,12 +171,15 @@ class Writer:
                     continue
                 for at in range(count):
                     (block,) = await self._store.reader.blocks(pack, place + at, 1)
-                    await sink.add(block, draft.info.block_hashes[number * PLAIN_HASH_BYTES : (number + 1) * PLAIN_HASH_BYTES])
+                    digest = draft.info.block_hashes[number * PLAIN_HASH_BYTES : (number + 1) * PLAIN_HASH_BYTES]
+                    if await self._hash([block]) != [digest]:  # the pack's number means another one since the bucket was put back
+                        raise Unavailable(f"{draft.info.name}: the bucket was put back meanwhile", hint="try again")
+                    await sink.add(block, digest)
                     number += 1
             await sink.finish()
         finally:
             await sink.close()
-        return self._draft_of(draft, join_places(_all(sink.where)))
+        return replace(draft, extents=join_places(_all(sink.where)), made_on=None)
 
     async def previous_hash(self, record: Record | None) -> bytes:
         """`previous_blocks_hash` for a change of this record."""
@@ -228,12 +234,10 @@ class Writer:
             previous_blocks_hash=fileinfo.blocks_hash(old.info.block_hashes) if old is not None and was_file else b"",
         )
 
-    def _draft(self, meta: FileMeta, info: FileInfo, old: Record | None, extents: Extents) -> Draft:
+    def _draft(self, meta: FileMeta, info: FileInfo, old: Record | None, extents: Extents, made_on: int) -> Draft:
         base = None if old is None else old.info.version
-        return Draft(self._fid, info, extents, local=True, base=base, condition=meta.condition, local_flags=self._local_flags)
-
-    def _draft_of(self, draft: Draft, extents: Extents) -> Draft:
-        return Draft(draft.fid, draft.info, extents, draft.local, draft.base, draft.condition, draft.local_flags, draft.history)
+        flags = self._local_flags
+        return Draft(self._fid, info, extents, local=True, base=base, condition=meta.condition, local_flags=flags, made_on=made_on)
 
 
 class _Stream:

@@ -22,7 +22,7 @@ from typing import Final
 
 from stnode.clock import Env
 from stnode.db import Database
-from stnode.errors import Corrupt, Internal, NotFound, Refused, StnodeError, Unavailable
+from stnode.errors import Conflict, Corrupt, Internal, NotFound, Refused, StnodeError, Unavailable
 from stnode.objectstore.base import ObjectStore
 from stnode.protocol.deviceid import DeviceID
 from stnode.repo import state
@@ -180,11 +180,15 @@ class Journal:
             submission = _Submission(future, len(sets))
             self._submissions.add(submission)
             future.add_done_callback(lambda _: self._submissions.discard(submission))
-            self._queue([Wish(each, partial(submission.settle, index)) for index, each in enumerate(sets)])
+            wishes = [Wish(each, partial(submission.settle, index)) for index, each in enumerate(sets)]
+            current = (None, self.histories)
+            self._give_back([wish for wish in wishes if any(draft.made_on not in current for draft in wish.wanted.drafts)])
+            self._queue([wish for wish in wishes if all(draft.made_on in current for draft in wish.wanted.drafts)])
         return future
 
-    def submit_entries(self, make: Entries, handles: frozenset[int] = frozenset()) -> asyncio.Future[int]:
-        """Queues other entries: the future gives the number of their commit. It fails with what `make` raises."""
+    def submit_entries(self, make: Entries, handles: frozenset[int] = frozenset(), made_on: int | None = None) -> asyncio.Future[int]:
+        """Queues other entries: the future gives the number of their commit. It fails with what `make` raises, and with Conflict when
+        they were `made_on` another history."""
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def done(result: int | StnodeError) -> None:
@@ -197,6 +201,8 @@ class Journal:
 
         if self._broken is not None:
             future.set_exception(self._broken)
+        elif made_on not in (None, self.histories):
+            future.set_exception(Conflict(RESTORED))
         else:
             self._queue_entries(EntryWish(make, done, handles))
         return future
@@ -247,6 +253,11 @@ class Journal:
     def upload_time_us(self) -> int:
         """Store time as object ids carry it."""
         return self._follower.upload_time_us()
+
+    @property
+    def histories(self) -> int:
+        """How often the state was rebuilt on another history."""
+        return self._follower.histories
 
     @property
     def fkeys(self) -> Mapping[int, str]:
@@ -467,8 +478,15 @@ class Journal:
             self._wishes.clear()
             self._queued_records = self._queued_bytes = 0
             self._queued_deletions.clear()
-            for wish in wishes:
-                wish.settle(Status.RETRY_UPLOAD, (), (), RESTORED)
+            self._give_back(wishes)
+            entries = [*self._entries]
+            self._entries.clear()
+            for entry in entries:
+                entry.done(Conflict(RESTORED))
+
+    def _give_back(self, wishes: Sequence[Wish]) -> None:
+        for wish in wishes:
+            wish.settle(Status.RETRY_UPLOAD, (), (), RESTORED)
 
     # ---- the end ------------------------------------------------------------------------------------------------------
 

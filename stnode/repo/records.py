@@ -114,7 +114,8 @@ class Draft:
     """A change that wants to be committed. `info` is complete, `block_hashes` included. A local change gets its vector in
     the committer: `base` is the version that it was made on (None: the name did not exist); `condition` is what its client
     demands of the committed version (None: must not exist). `remark`: the committed record, if it still is this one, gets these
-    `local_flags` and else stays as it is."""
+    `local_flags` and else stays as it is. `made_on` is `Store.histories` from before its extents were looked up, None where they name
+    no registered packs: on another history these numbers mean other packs."""
 
     fid: int
     info: FileInfo
@@ -125,6 +126,7 @@ class Draft:
     local_flags: int = 0
     history: HistoryRule = HistoryRule.KEEP
     remark: bool = False
+    made_on: int | None = None
 
 
 class SetKind(IntEnum):

@@ -309,11 +309,18 @@ class Store:
         incarnation is gone, NotFound for removing one that does not exist."""
         return self._journal.submit_entries(partial(_settings, change=change))
 
-    def submit_partial(self, fid: int, info: FileInfo, runs: Sequence[tuple[int, Extent]]) -> asyncio.Future[int]:
+    def submit_partial(
+        self, fid: int, info: FileInfo, runs: Sequence[tuple[int, Extent]], made_on: int | None = None
+    ) -> asyncio.Future[int]:
         """Registers what is durable of a version that is still being pulled: (first block, extent) for each run. Blocks whose packs may not
-        be named any more are left out. The future gives the commit's number."""
+        be named any more are left out. The future gives the commit's number. `made_on`: see `Draft`."""
         handles = frozenset(extent[0] for _, extent in runs if extent[0] < 0)
-        return self._journal.submit_entries(partial(_partial, fid=fid, info=info, runs=tuple(runs), node=self.node), handles)
+        return self._journal.submit_entries(partial(_partial, fid=fid, info=info, runs=tuple(runs), node=self.node), handles, made_on)
+
+    @property
+    def histories(self) -> int:
+        """How often the bucket was found put back. Numbers of packs and folders looked up before mean something else after it."""
+        return self._journal.histories
 
     # ---- following ----------------------------------------------------------------------------------------------------
 

@@ -11,9 +11,10 @@ import pytest
 from stnode.errors import Conflict
 from stnode.objectstore.base import Meta
 from stnode.repo import layout, state
+from stnode.repo.records import Draft, Status
 from tests.sim.loop import run
 from tests.sim.test_collect import DAY_S, collect, forgetful, keys, packed, read
-from tests.sim.world import SimNode, World, removed
+from tests.sim.world import SimNode, World, file_info, removed
 
 pytestmark = pytest.mark.expects_log(r"the state is restored|garbage cannot be collected|cannot be repacked|a pack is damaged")
 
@@ -93,6 +94,33 @@ async def damage(world: World) -> None:
     await world.check()
 
 
+async def looked_up(world: World) -> None:
+    """What was planned with a pack's number of the lost history names nothing on the present one."""
+    a, b = await world.two()
+    await a.put(await a.file("kept", "kept", ((1, 1),)))
+    await b.store.follow_to_head()
+    backup = world.bucket.snapshot()
+    await a.put(await a.file("lost", "lost", ((1, 1),)))
+    made_on = a.store.histories
+    record = a.record("lost")
+    assert record is not None
+    copy = file_info("copy", "lost", ((1, 1),))
+    world.bucket.restore(backup)
+    world.forget()
+    await asyncio.sleep(120)
+    await b.put(await b.file("other", "other", ((2, 1),)))
+    await asyncio.sleep(120)
+    await a.store.follow_to_head()
+    [(pack, _, _)] = record.extents
+    assert state.packs(a.db._connect(), [pack]), "the number means another pack now"
+    [outcome] = await a.submit(Draft(1, copy, record.extents, made_on=made_on))
+    assert outcome.status is Status.RETRY_UPLOAD
+    with pytest.raises(Conflict, match="put back"):
+        await a.store.submit_partial(1, copy, [(0, record.extents[0])], made_on)
+    assert a.record("copy") is None
+    await world.check()
+
+
 async def orphans(world: World) -> None:
     """An object that no commit of the lost history names is one that the present history needs: the pass that listed it ends."""
     a, b = await forgetful(world)
@@ -122,3 +150,4 @@ async def orphans(world: World) -> None:
 
 test_damage = simulated(damage)
 test_orphans = simulated(orphans)
+test_looked_up = simulated(looked_up)
