@@ -131,6 +131,7 @@ class Journal:
         self._group: Group | None = None
         self._renewing = self._renewed = False
         self._histories = 0
+        self._doubted = False
         self._subscribers: list[Callable[[Applied], None]] = []
         self._followers: list[asyncio.Future[None]] = []
         self._submissions: set[_Submission] = set()
@@ -221,6 +222,12 @@ class Journal:
         self._followers.append(future)
         self._wake.set()
         await future
+
+    async def confirm_head(self) -> None:
+        """`follow_to_head`, and looks at the own head's slot even if it was seen a moment ago: what is deleted on the strength of a state
+        must not rest on one that the bucket was put back behind."""
+        self._doubted = True
+        await self.follow_to_head()
 
     def hint(self, number: int) -> None:
         """Somebody says that commit `number` exists: looks soon, as far as earlier hints have earned it."""
@@ -397,8 +404,9 @@ class Journal:
         waiting, self._followers = self._followers, []
         self._looks += 1
         hinted = self._hinted > self._follower.head.number
+        doubted, self._doubted = self._doubted, False
         try:
-            if self._follower.silent() and (waiting or self._looks % CONFIRM_LOOKS == 0):
+            if doubted or (self._follower.silent() and (waiting or self._looks % CONFIRM_LOOKS == 0)):
                 await self._follower.check_head()
             news = await self._follower.catch_up()
         except BaseException as exc:

@@ -158,7 +158,7 @@ class Store:
             self.packer,
             self.packlists,
             self.submit_entries,
-            self.follow_to_head,
+            self._journal.confirm_head,
             self.store_time_us,
             lambda: self.collection,
             self.damage.suspect,

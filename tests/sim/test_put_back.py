@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -148,6 +149,32 @@ async def orphans(world: World) -> None:
     await world.check()
 
 
+async def a_moment_ago(world: World) -> None:
+    """The bucket is put back seconds after the head was seen: a pass sees it before it deletes anything."""
+    a, b = await forgetful(world)
+    await packed(a, "x")
+    await b.store.follow_to_head()
+    backup = world.bucket.snapshot()
+    await a.put(removed("x", ((1, 2),)))
+    for _ in range(3):
+        await collect(a)
+        await asyncio.sleep(DAY_S * 0.9)
+    assert keys(world, "packs/")
+    await a.store.follow_to_head()
+    world.bucket.restore(backup)
+    world.forget()
+    await asyncio.sleep(1)
+    histories = a.store.histories
+    with suppress(Conflict):
+        await collect(a)
+    assert a.store.histories == histories + 1
+    await asyncio.sleep(120)
+    await b.store.follow_to_head()
+    assert await read(b, "x") == b"x"
+    await world.check()
+
+
 test_damage = simulated(damage)
 test_orphans = simulated(orphans)
 test_looked_up = simulated(looked_up)
+test_a_moment_ago = simulated(a_moment_ago)
