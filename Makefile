@@ -40,7 +40,8 @@ run: $(VENV)/.run-installed
 
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.support.install
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not soak and not perf" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m perf tests/perf
 
 check: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from tests.integration.conftest import FOLDER, Cluster, StoreChoice, cluster
 from tests.support.editor import Editor
 
 KILLS = int(os.environ.get("STNODE_KILLS", "6"))
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 30 * KILLS), pytest.mark.blocks_loop("commands of the node are waited for")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(360 + 30 * KILLS), pytest.mark.blocks_loop("commands of the node are waited for")]
 
 
 @pytest.mark.parametrize("store", ["file", "seaweedfs"], indirect=True)

@@ -92,7 +92,10 @@ def snapshot(root: Path) -> dict[str, tuple[str, int, int, str]]:
 
 def difference(one: Path, two: Path) -> list[str]:
     """What differs between two trees, in words; [] when they are equal."""
-    first, second = snapshot(one), snapshot(two)
+    try:
+        first, second = snapshot(one), snapshot(two)
+    except FileNotFoundError as exc:
+        return [f"{exc.filename} went away meanwhile"]
     return [
         f"{name}: {first.get(name)} != {second.get(name)}"
         for name in sorted(first.keys() | second.keys())
