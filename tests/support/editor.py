@@ -28,9 +28,11 @@ class Editor:
 
     def _change(self) -> None:
         rng, root = self._rng, self._root
-        files = [path for path in root.rglob("*") if path.is_file() and ".stfolder" not in path.parts and ".syncthing." not in path.name]
         kind = rng.random()
         try:
+            files = [
+                path for path in root.rglob("*") if path.is_file() and ".stfolder" not in path.parts and ".syncthing." not in path.name
+            ]
             if kind < 0.5 or len(files) < 20:
                 directory = root / f"d{rng.randrange(12)}" / f"e{rng.randrange(4)}"
                 directory.mkdir(parents=True, exist_ok=True)
