@@ -20,6 +20,7 @@ from tests.support.trees import difference
 __all__ = ["moto_server", "seaweedfs_server"]
 
 FOLDER = "shared"
+_RESCAN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,14 @@ class Cluster:
         return ((self.old, self.old_dir), (self.new, self.new_dir))
 
     async def until_equal(self, deadline_s: float = 90.0) -> None:
-        """Scans both and waits until both trees are the same and both peers are content."""
-        for peer, _ in self.peers:
-            await peer.scan(FOLDER)
+        """Scans both and waits until both trees are the same and both peers are content. A peer that finds a file changed on disk when it is
+        to delete it keeps it, marks it, and says that it needs nothing until the next scan: so they scan again and again."""
         deadline = time.monotonic() + deadline_s
+        scanned = float("-inf")
         while True:
+            if time.monotonic() - scanned > _RESCAN_S:
+                await asyncio.gather(*(peer.scan(FOLDER) for peer, _ in self.peers))
+                scanned = time.monotonic()
             states = [await peer.db_status(FOLDER) for peer, _ in self.peers]
             if all(state["state"] == "idle" and state["needTotalItems"] == 0 for state in states):
                 found = difference(self.old_dir, self.new_dir)
@@ -107,11 +111,13 @@ class Trio:
     trees: list[Path]
 
     async def until_equal(self, deadline_s: float = 120.0) -> None:
-        """Scans all and waits until all trees are the same and all peers are content."""
-        for peer in self.peers:
-            await peer.scan(FOLDER)
+        """Scans all and waits until all trees are the same and all peers are content; see `Cluster.until_equal`."""
         deadline = time.monotonic() + deadline_s
+        scanned = float("-inf")
         while True:
+            if time.monotonic() - scanned > _RESCAN_S:
+                await asyncio.gather(*(peer.scan(FOLDER) for peer in self.peers))
+                scanned = time.monotonic()
             states = [await peer.db_status(FOLDER) for peer in self.peers]
             if all(state["state"] == "idle" and state["needTotalItems"] == 0 for state in states):
                 found = [f"{tree.name}: {line}" for tree in self.trees[1:] for line in difference(self.trees[0], tree)]
