@@ -7,9 +7,8 @@ device never gets a byte of BEP). Links with siblings are handed on to `siblings
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from sqlite3 import Connection
 
@@ -23,6 +22,7 @@ from stnode.net import base as net
 from stnode.net.base import LinkHandler
 from stnode.net.identity import Identity
 from stnode.node.announcer import Announcer
+from stnode.node.dialing import Dialer, LinkState
 from stnode.node.session import Session
 from stnode.node.siblings import Siblings
 from stnode.protocol import announce, deviceid
@@ -36,21 +36,14 @@ from stnode.telemetry import Metrics, get_logger
 
 _log = get_logger(__name__)
 
-_FIRST_WAIT_S = 1.0
-_LONGEST_WAIT_S = 60.0
-_DEAD_AFTER_S = 120.0
 _PENDING_KEPT = 100
 
 
 @dataclass(slots=True)
-class DeviceState:
+class DeviceState(LinkState[Session]):
     """What is known of one device beyond its settings."""
 
-    session: Session | None = None
-    dialer: bool = False
     last_seen_s: float | None = None
-    last_error: str = ""
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Connections:
@@ -81,6 +74,7 @@ class Connections:
         self._devices = devices
         self._runners = runners
         self._siblings = siblings
+        self._dialer = Dialer(env, identity, self._accept, self._dialed)
         self._numbers: dict[DeviceID, int] = {}
         self._listeners: list[net.Listener] = []
         self._tasks = Tasks(env, self._crashed)
@@ -190,10 +184,8 @@ class Connections:
                 self.pending_devices[device] = address
             return None
         known = self._state(device)
-        if known.session is not None:
-            if known.session.silent_s < _DEAD_AFTER_S:
-                return None
-            known.session.close("replaced by a new connection")
+        if not known.makes_room():
+            return None
         connection = BEPConnection(self._env.clock.monotonic(), compression=Compression[settings.compression.upper()])
         session = Session(self._env, device, self._numbers[device], connection, self)
         known.session = session
@@ -208,37 +200,15 @@ class Connections:
             known = self._state(device)
             if not known.dialer and _static(settings):
                 known.dialer = True
-                self._tasks.spawn(self._keep_dialing(device), f"dial {deviceid.format(device)[:7]}")
+                dialing = self._dialer.keep_dialing(device, known, partial(self._addresses, device))
+                self._tasks.spawn(dialing, f"dial {deviceid.format(device)[:7]}")
 
-    async def _keep_dialing(self, device: DeviceID) -> None:
-        """Connects whenever the device is not connected; waits longer after each failure."""
-        known = self._state(device)
-        wait_s = _FIRST_WAIT_S
-        try:
-            while (settings := self._devices().get(device)) is not None and (addresses := _static(settings)):
-                if known.session is None:
-                    for address in addresses:
-                        if await self._dial(device, address, known):
-                            break
-                known.wake.clear()
-                if known.session is not None:
-                    wait_s = _FIRST_WAIT_S
-                    await known.wake.wait()
-                await self._env.clock.sleep(self._env.random.uniform(wait_s / 2, wait_s))
-                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
-        finally:
-            known.dialer = False
+    def _addresses(self, device: DeviceID) -> Sequence[str]:
+        settings = self._devices().get(device)
+        return () if settings is None else _static(settings)
 
-    async def _dial(self, device: DeviceID, address: str, known: DeviceState) -> bool:
-        try:
-            await net.dial(self._env, address, self._identity, device, self._accept)
-        except StnodeError as exc:
-            known.last_error = f"{address}: {exc.message}"
-        else:
-            self._metrics.dials.labels("ok").inc()
-            return True
-        self._metrics.dials.labels("failed").inc()
-        return False
+    def _dialed(self, ok: bool) -> None:
+        self._metrics.dials.labels("ok" if ok else "failed").inc()
 
     # --- session.SessionHost
 

@@ -18,13 +18,13 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
-from stnode.clock import Env, Tasks
-from stnode.errors import ProtocolError, StnodeError
+from stnode.clock import Env
+from stnode.errors import ProtocolError
 from stnode.folder.runner import FolderRunner
 from stnode.folder.transfer import Answer, Ask, Context, Transfer
 from stnode.net.base import Link
 from stnode.node.announcer import Announcer
-from stnode.protocol import deviceid
+from stnode.node.peer_session import PeerSession
 from stnode.protocol.announce import Start
 from stnode.protocol.connection import BEPConnection
 from stnode.protocol.deviceid import DeviceID
@@ -53,7 +53,6 @@ _STUCK_BYTES = 16 << 10
 _SERVE_BATCH = 256
 _SERVE_TASKS = 2
 _FLUSH_BYTES = 4 << 20
-_TICK_S = 10.0
 
 
 class SessionHost(Protocol):
@@ -77,27 +76,24 @@ class _Shared:
     """Ours, as the announcing began with it."""
 
 
-class Session:
+class Session(PeerSession):
     """A link handler (net.base) and a source of blocks (folder.transfer). Made by `connections` for an accepted device.
 
     `device` is the device's small number in the folder index; `host` decides all that concerns more than this connection.
     """
 
+    what = "device"
+
     def __init__(self, env: Env, device_id: DeviceID, device: int, connection: BEPConnection, host: SessionHost) -> None:
-        self._env = env
+        super().__init__(env, device_id, connection)
         self._host = host
-        self._conn = connection
         self._config: ClusterConfig | None = None
-        self._heard_at = env.clock.monotonic()
-        self.device_id = device_id
         self.device = device
-        self.link: Link | None = None
         self.hello: Hello | None = None
         self.bytes_in_flight = 0
         self.requests_in_flight = 0
         self.folders: dict[str, _Shared] = {}
         self._formerly_shared: set[str] = set()
-        self.last_error = ""
         self._inflight: dict[int, tuple[Transfer, Context, int]] = {}
         self._next_id = 0
         self._control: deque[ClusterConfig | Index] = deque()
@@ -111,26 +107,12 @@ class Session:
         self._config_due = False
         self._progress_at = 0.0
         self._progress_bytes = 0
-        self._closing = False
-        self._tasks = Tasks(env, self._crashed)
-
-    @property
-    def silent_s(self) -> float:
-        """Seconds since the last byte from the device."""
-        return self._env.clock.monotonic() - self._heard_at
 
     # --- the link (net.base.LinkHandler)
 
     def link_made(self, link: Link, peer_id: DeviceID) -> None:
         """TLS is up and the device is who it should be."""
-        self.link = link
-        self._conn.send_hello(self._host.hello())
-        self.flush()
-        self._spawn(self._timer(), "timer")
-
-    def get_buffer(self) -> memoryview:
-        """Where the next plaintext goes."""
-        return self._conn.get_buffer()
+        self._begin(link, self._host.hello())
 
     def buffer_updated(self, count: int) -> None:
         """`count` bytes of plaintext arrived. A peer that breaks the protocol is told why and disconnected."""
@@ -160,10 +142,7 @@ class Session:
 
     def link_lost(self, reason: Exception | None) -> None:
         """The link is gone: requests are given back, tasks end."""
-        self._closing = True
-        if reason is not None and not self.last_error:
-            self.last_error = str(reason)
-        self._tasks.cancel()
+        self._lost(reason)
         lost: dict[Transfer, list[Context]] = {}
         for transfer, context, _ in self._inflight.values():
             lost.setdefault(transfer, []).append(context)
@@ -195,32 +174,10 @@ class Session:
         """Something was committed."""
         self._announce_wake.set()
 
-    def flush(self) -> None:
-        """Hands queued bytes to the link."""
-        if self.link is not None and not self._closing:
-            data = self._conn.data_to_send()
-            if data:
-                self.link.write(data)
-
-    def close(self, reason: str) -> None:
-        """Says why, then closes."""
-        if self._closing or self.link is None:
-            return
-        _log.info("closing connection", device=deviceid.format(self.device_id), reason=reason)
-        self.last_error = reason
-        self._conn.send_close(reason)
-        self.flush()
-        self._closing = True
-        self.link.close()
-
     def resend_config(self) -> None:
         """What we share, or hold of the peer's index, changed: sends our ClusterConfig, then evaluates the peer's last one anew."""
         self._config_due = True
         self._control_wake.set()
-
-    async def wait_ended(self) -> None:
-        """Returns when all tasks of the session are over."""
-        await self._tasks.close()
 
     # --- events
 
@@ -242,10 +199,7 @@ class Session:
                 self._control_wake.set()
                 self._hold_back()
             case Close():
-                self.last_error = f"closed by the device: {event.reason}"
-                if self.link is not None:
-                    self._closing = True
-                    self.link.close()
+                self._closed_by_peer(event.reason)
             case DownloadProgress() | Ping() | Response() | Hint():
                 pass  # a hint is listened to only from siblings
             case _:
@@ -393,24 +347,12 @@ class Session:
                     self.flush()
                     await self._writable.wait()
 
-    async def _timer(self) -> None:
-        while True:
-            await self._env.clock.sleep(_TICK_S)
-            self._conn.handle_timer(self._env.clock.monotonic())
-            self.flush()
-            if self._is_stuck():
-                self.close("requests were not answered")
+    def _tick(self) -> None:
+        if self._is_stuck():
+            self.close("requests were not answered")
 
     def _spawn(self, coro: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.spawn(coro, f"{name} {self.device}")
-
-    def _crashed(self, name: str, exc: Exception) -> None:
-        """An error of one task ends the connection, with its reason; the dialer tries again."""
-        if isinstance(exc, StnodeError):
-            self.close(exc.message)
-        else:
-            _log.error("session task ended by a bug", task=name, exc_info=exc)
-            self.close("internal error")
 
 
 def _under_way(transfer: Transfer) -> int:

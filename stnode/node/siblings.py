@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from stnode.clock import Env, Tasks
 from stnode.errors import Invalid, NotFound, StnodeError
 from stnode.net import base as net
 from stnode.net.identity import Identity
+from stnode.node.dialing import Dialer, LinkState
 from stnode.node.sibling_session import SiblingSession
 from stnode.protocol import deviceid
 from stnode.protocol.deviceid import DeviceID
@@ -48,24 +50,17 @@ QUESTION_EVERY_S: Final = 1.0
 QUESTION_AGAIN_S: Final = 10.0
 """An unknown device's heartbeat is asked for at most this often, whatever it does; heartbeats of unknown devices at most every second."""
 _QUESTIONS_KEPT = 100
-_FIRST_WAIT_S = 1.0
-_LONGEST_WAIT_S = 60.0
 _OTHER_FIRST_S = 2.0
-_DEAD_AFTER_S = 120.0
 _LAST_WORD_S = 2.0
 
 _log = get_logger(__name__)
 
 
 @dataclass(slots=True)
-class SiblingState:
+class SiblingState(LinkState[SiblingSession]):
     """What is known of one sibling beyond its heartbeat. `lan`: addresses heard of on the local network."""
 
-    session: SiblingSession | None = None
-    dialer: bool = False
     lan: tuple[str, ...] = ()
-    last_error: str = ""
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Siblings:
@@ -96,6 +91,7 @@ class Siblings:
         self._describe = describe
         self._changed = changed
         self._give_way = give_way
+        self._dialer = Dialer(env, identity, self.accept)
         self._started_us = 0
         self._written: Heartbeat | None = None
         self._written_s = self._read_s = self._listed_s = self._own_look_s = float("-inf")
@@ -196,10 +192,8 @@ class Siblings:
         if self._stopping or self.newer is not None or not self.knows(device):
             return None
         known = self._state(device)
-        if known.session is not None:
-            if known.session.silent_s < _DEAD_AFTER_S:
-                return None
-            known.session.close("replaced by a new connection")
+        if not known.makes_room():
+            return None
         known.session = SiblingSession(self._env, device, self)
         return known.session
 
@@ -374,7 +368,10 @@ class Siblings:
             known = self._state(node)
             if not known.dialer and self._addresses(node):
                 known.dialer = True
-                self._tasks.spawn(self._keep_dialing(node, known), f"dial sibling {deviceid.format(node)[:7]}")
+                # Both sides dial: the one with the greater ID lets the other begin.
+                first_s = _OTHER_FIRST_S if self._own > node else 0.0
+                dialing = self._dialer.keep_dialing(node, known, partial(self._addresses_of, node, known), first_s=first_s)
+                self._tasks.spawn(dialing, f"dial sibling {deviceid.format(node)[:7]}")
         shape = frozenset((node, heartbeat.name, heartbeat.addresses, heartbeat.not_pulled) for node, heartbeat in others.items())
         if shape != self._shape:
             self._shape = shape
@@ -393,33 +390,9 @@ class Siblings:
             return ()
         return tuple(dict.fromkeys((*known.lan, *heartbeat.addresses)))
 
-    async def _keep_dialing(self, node: DeviceID, known: SiblingState) -> None:
-        """Connects whenever the sibling is not connected. Both sides do: the one with the greater ID lets the other begin."""
-        wait_s = _FIRST_WAIT_S
-        try:
-            if self._own > node:
-                await self._env.clock.sleep(_OTHER_FIRST_S)
-            while self.states.get(node) is known and (addresses := self._addresses(node)):
-                if known.session is None:
-                    for address in addresses:
-                        if await self._dial(node, address, known):
-                            break
-                known.wake.clear()
-                if known.session is not None:
-                    wait_s = _FIRST_WAIT_S
-                    await known.wake.wait()
-                await self._env.clock.sleep(self._env.random.uniform(wait_s / 2, wait_s))
-                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
-        finally:
-            known.dialer = False
-
-    async def _dial(self, node: DeviceID, address: str, known: SiblingState) -> bool:
-        try:
-            await net.dial(self._env, address, self._identity, node, self.accept)
-        except StnodeError as exc:
-            known.last_error = f"{address}: {exc.message}"
-            return False
-        return True
+    def _addresses_of(self, node: DeviceID, known: SiblingState) -> tuple[str, ...]:
+        """`_addresses`; nowhere if it went meanwhile, even if it came back: then another task dials it."""
+        return self._addresses(node) if self.states.get(node) is known else ()
 
 
 def _whom(heartbeat: Heartbeat) -> tuple[object, ...]:
