@@ -71,7 +71,7 @@ def _match_internal(name: str) -> Verdict:
 
 def matcher_for(settings: FolderSettings) -> Matcher:
     """The matcher of a folder; a receive-encrypted one has no readable names, so nothing is ignored there."""
-    return _NO_PATTERNS if settings.type == "receiveencrypted" or not settings.ignore_lines else _parsed(settings.ignore_lines)
+    return _NO_PATTERNS if settings.encrypted or not settings.ignore_lines else _parsed(settings.ignore_lines)
 
 
 @lru_cache(maxsize=64)

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo
 from stnode.repo.addresses import join_places
-from stnode.repo.pack import PLAIN_HASH_BYTES
 from stnode.repo.packer import OpenPack
 from stnode.repo.records import Extent
 
@@ -33,6 +33,8 @@ class Job:
     todo: deque[int]
     missing: int
     large: bool
+    hash_bytes: int
+    """Of each hash in the block list: 32, in encrypted folders 48."""
     outstanding: int = 0
     failed_at: set[int] = field(default_factory=set)
     aborted: bool = False
@@ -42,8 +44,8 @@ class Job:
     """See `repo.records.Draft`."""
 
     def block_hash(self, index: int) -> bytes:
-        """SHA-256 of block `index`."""
-        return self.info.block_hashes[index * PLAIN_HASH_BYTES : (index + 1) * PLAIN_HASH_BYTES]
+        """SHA-256 of block `index`, or its token."""
+        return self.info.block_hashes[index * self.hash_bytes : (index + 1) * self.hash_bytes]
 
     def block_length(self, index: int) -> int:
         """Bytes of block `index`; only the last one may be shorter than the block size."""
@@ -80,12 +82,13 @@ def _extents(where: Sequence[Place | None]) -> tuple[Extent, ...]:
 
 
 def plan_file(job_id: int, info: FileInfo, devices: Iterable[int], reuse: Sequence[Reuse], large_bytes: int) -> Job:
-    """A job for a plain file with at least one block of data. `reuse` may cover any part of it, overlaps are harmless;
+    """A job for a file with at least one block of data. `reuse` may cover any part of it, overlaps are harmless;
     a file of `large_bytes` or more to fetch counts as large."""
-    blocks = len(info.block_hashes) // PLAIN_HASH_BYTES
+    hash_bytes = fileinfo.hash_bytes(info.block_hashes, info.size, info.block_size)
+    blocks = len(info.block_hashes) // hash_bytes
     where: list[Place | None] = [None] * blocks
     for start, (pack, place, count) in reuse:
         for offset in range(min(count, blocks - start)):
             where[start + offset] = (pack, place + offset if pack else 0)
     todo = deque(index for index, known in enumerate(where) if known is None)
-    return Job(job_id, info, set(devices), where, todo, len(todo), len(todo) * info.block_size >= large_bytes)
+    return Job(job_id, info, set(devices), where, todo, len(todo), len(todo) * info.block_size >= large_bytes, hash_bytes)

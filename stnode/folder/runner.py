@@ -30,6 +30,7 @@ from stnode.folder.server import BlockServer
 from stnode.folder.sharing import Sharing
 from stnode.folder.transfer import Limits, Source, Transfer
 from stnode.folder.window import NAMES, Known, read_deletion_totals, read_deletions, read_names, read_window
+from stnode.protocol.blocks import HASH_BYTES, TOKEN_BYTES
 from stnode.protocol.messages import Index
 from stnode.protocol.vector import Vector
 from stnode.repo.records import Applied, Draft, DraftSet, Outcome, SetKind, Status
@@ -70,9 +71,19 @@ class FolderRunner:
         self._store = store
         self.fid = fid
         self.settings = settings
+        self.hash_bytes = TOKEN_BYTES if settings.encrypted else HASH_BYTES
+        """Of the folder's block lists. A folder's type never changes between encrypted and plain."""
         self.server = BlockServer(env, db, store, fid)
         self.transfer = Transfer(
-            env, settings.folder_id, fid, store.packer, limits, done=self._downloaded, failed=self._job_failed, saved=self._save_partial
+            env,
+            settings.folder_id,
+            fid,
+            store.packer,
+            limits,
+            hash_bytes=self.hash_bytes,
+            done=self._downloaded,
+            failed=self._job_failed,
+            saved=self._save_partial,
         )
         self.peers: dict[int, Peer] = {}
         self.broken = ""
@@ -441,7 +452,7 @@ class FolderRunner:
         ]
         files = [info for name, info in wanted.items() if name not in known.same and info.size]
         jobs: list[Job] = []
-        for info, reuse in zip(files, await self._store.dedupe.find(self.fid, files), strict=True):
+        for info, reuse in zip(files, await self._store.dedupe.find(self.fid, files, self.hash_bytes), strict=True):
             if info.name in self._outdated:
                 self._give_back(info.name)
                 continue

@@ -19,6 +19,7 @@ from stnode.db import Database
 from stnode.errors import NotFound, StnodeError
 from stnode.folder.ignore import is_internal
 from stnode.protocol import fileinfo
+from stnode.protocol.blocks import HASH_BYTES
 from stnode.protocol.messages import ErrorCode, Request
 from stnode.repo import state
 from stnode.repo.addresses import FileMap
@@ -46,9 +47,14 @@ class _Served:
     block_size: int
     blocks: FileMap
 
-    def has(self, offset: int, size: int) -> bool:
-        """Whether that is exactly one of the file's blocks."""
-        return offset < self.size and not offset % self.block_size and size == min(self.block_size, self.size - offset)
+    def has(self, offset: int, size: int, least: int) -> bool:
+        """Whether that is exactly one of the file's blocks, or one shorter than `least` of which so much is asked for."""
+        length = self.length(offset)
+        return offset < self.size and not offset % self.block_size and (size == length or length < size == least)
+
+    def length(self, offset: int) -> int:
+        """Bytes of the block at `offset`."""
+        return min(self.block_size, self.size - offset)
 
 
 class BlockServer:
@@ -71,16 +77,17 @@ class BlockServer:
         """The state was rebuilt."""
         self._records.clear()
 
-    async def answer(self, requests: Sequence[Request], reply: Reply) -> None:
-        """Replies to all of `requests`, in any order. Never raises for what a peer or the store does."""
+    async def answer(self, requests: Sequence[Request], reply: Reply, *, least: int = 0) -> None:
+        """Replies to all of `requests`, in any order. Never raises for what a peer or the store does. Who does not know how long short
+        blocks are may ask for `least` bytes of them, and gets less."""
 
         def counted(request_id: int, data: memoryview | bytes, code: ErrorCode) -> None:
             self.served_bytes += len(data)
             reply(request_id, data, code)
 
-        await self._answer(requests, counted)
+        await self._answer(requests, counted, least)
 
-    async def _answer(self, requests: Sequence[Request], reply: Reply) -> None:
+    async def _answer(self, requests: Sequence[Request], reply: Reply, least: int) -> None:
         unknown = {request.name for request in requests if request.name not in self._records}
         if unknown:
             await self._load(sorted(unknown))
@@ -88,7 +95,7 @@ class BlockServer:
         others: list[Request] = []
         cached = self._store.reader.cached
         for request in requests:
-            run = self._run_of(request, reply, others)
+            run = self._run_of(request, reply, others, least)
             if run is None:
                 continue
             pack, place, blocks = run
@@ -105,20 +112,21 @@ class BlockServer:
         if others:
             await self._answer_old(others, reply)
 
-    def _run_of(self, request: Request, reply: Reply, others: list[Request]) -> Extent | None:
+    def _run_of(self, request: Request, reply: Reply, others: list[Request], least: int) -> Extent | None:
         """The block asked for with those of the file that lie right behind it; None when the reply is given already, or the request
         was put among the `others`, which are not for the present content."""
         served = self._records.get(request.name)
-        if request.size == 0 and served is not None:
+        if served is not None and (request.size == 0 or (served.size == 0 and request.size == least)):
             reply(request.id, b"", ErrorCode.NO_ERROR)  # peers up to 2.1.0 ask for the empty block of an empty file
         elif is_internal(request.name):
             reply(request.id, b"", ErrorCode.INVALID_FILE)
-        elif served is not None and served.has(request.offset, request.size):
+        elif served is not None and served.has(request.offset, request.size, least):
             run = served.blocks.run_at(request.offset // served.block_size)
             if run[0]:
                 return run
-            if not request.hash or request.hash == fileinfo.zero_hash(request.size):
-                reply(request.id, bytes(request.size), ErrorCode.NO_ERROR)
+            length = served.length(request.offset)
+            if not request.hash or request.hash == fileinfo.zero_hash(length):
+                reply(request.id, bytes(length), ErrorCode.NO_ERROR)
             else:
                 others.append(request)
         elif request.hash and request.size:
@@ -140,11 +148,11 @@ class BlockServer:
 
     def _matches(self, request: Request, pack: int, place: int, data: memoryview) -> bool:
         """The peer wants this very content. Without a hash (v1 may leave it out) the record's content is what it gets. Of a pack whose
-        blocks have moved the list may be gone."""
+        blocks have moved the list may be gone; a token is then looked up where they are now (`_answer_old`)."""
         if not request.hash:
             return True
         if self._store.packlists.get(pack) is None:
-            return hashlib.sha256(data).digest() == request.hash
+            return len(request.hash) == HASH_BYTES and hashlib.sha256(data).digest() == request.hash
         return self._store.packlists.hashes(pack, place, 1) == request.hash
 
     async def _read_run(self, run: Sequence[_Miss], reply: Reply) -> None:
@@ -179,7 +187,14 @@ class BlockServer:
         names = {request.name for request in requests}
 
         def read(conn: Connection) -> dict[str, list[Record]]:
-            return {name: [old.record for old in state.old_versions(conn, self._fid, name, limit=_OLD_VERSIONS)] for name in names}
+            present = state.get_records(conn, self._fid, sorted(names))
+            return {
+                name: [
+                    *((present[name],) if name in present else ()),
+                    *(old.record for old in state.old_versions(conn, self._fid, name, limit=_OLD_VERSIONS)),
+                ]
+                for name in names
+            }
 
         versions = await self._db.run(read)
         for request in requests:

@@ -23,6 +23,7 @@ from stnode.errors import StnodeError
 from stnode.folder.leftovers import Leftovers
 from stnode.folder.planner import Job
 from stnode.folder.rates import Rate
+from stnode.protocol.blocks import HASH_BYTES
 from stnode.repo.packer import OpenPack, Packer, SealedPack
 from stnode.repo.verify import verify_blocks
 from stnode.telemetry import get_logger
@@ -32,7 +33,7 @@ _log = get_logger(__name__)
 Context = tuple[Job, int]
 """What a request was for: the job and the index of its block."""
 Ask = tuple[str, int, int, bytes, int, Context]
-"""name, offset, size, SHA-256, block index, context."""
+"""name, offset, size, SHA-256 (or token), block index, context."""
 Answer = tuple[Context, memoryview | bytes, int]
 """context, data, BEP error code (0 = data is there)."""
 
@@ -70,7 +71,7 @@ class Transfer:
 
     `done(jobs)` is called with jobs all of whose blocks lie in uploaded packs; `failed(job, reason)` with one that no
     connected source can complete; `saved(job)` after each uploaded pack of a large job that goes on. `rates` are those of the devices
-    that were ever asked, by number.
+    that were ever asked, by number. `hash_bytes`: of the folder's block lists; in an encrypted folder (48) blocks come as ciphertext.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Transfer:
         packer: Packer,
         limits: Limits,
         *,
+        hash_bytes: int = HASH_BYTES,
         done: Callable[[list[Job]], None],
         failed: Callable[[Job, str], None],
         saved: Callable[[Job], None],
@@ -90,6 +92,7 @@ class Transfer:
         self._fid = fid
         self._packer = packer
         self._limits = limits
+        self._hash_bytes = hash_bytes
         self._done = done
         self._failed = failed
         self._saved = saved
@@ -274,6 +277,8 @@ class Transfer:
                 continue
             if code or len(data) != size:
                 self._refused(source, job, index)
+            elif self._hash_bytes != HASH_BYTES:
+                small.append((context, data))  # a token says nothing of the ciphertext: there is no more to check than its length
             elif size <= self._limits.inline_hash:
                 if hashlib.sha256(data).digest() == job.block_hash(index):
                     small.append((context, data))
@@ -405,14 +410,14 @@ class Transfer:
         ):
             pack = job.pack
             if pack is None:
-                pack = job.pack = self._packer.begin(self._fid, stream=True)
+                pack = job.pack = self._packer.begin(self._fid, stream=True, hash_bytes=self._hash_bytes)
             pack.add((job.id, index), data, job.block_hash(index))
             if pack.full:
                 job.pack = None
                 self._seal_soon(pack)
         else:
             if self._shared is None:
-                self._shared = self._packer.begin(self._fid, stream=False)
+                self._shared = self._packer.begin(self._fid, stream=False, hash_bytes=self._hash_bytes)
             self._shared.add((job.id, index), data, job.block_hash(index))
             if self._shared.full:
                 self._seal_shared()

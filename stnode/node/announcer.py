@@ -16,11 +16,13 @@ from stnode.db import Database
 from stnode.errors import Corrupt, NotFound
 from stnode.folder.announcing import announced_files
 from stnode.protocol import announce
+from stnode.protocol.encryption import FolderCipher
 from stnode.repo import state
 from stnode.repo.records import Record
 from stnode.repo.store import Store
 
 _READ = 2000
+_ENCRYPTED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,15 @@ class Batch:
 
 
 class Announcer:
-    """The cursor of one (peer, folder). `start` comes from the delta index handshake; until then nothing is sent."""
+    """The cursor of one (peer, folder). `start` comes from the delta index handshake; until then nothing is sent. With a `cipher` the peer
+    gets what it makes of the records."""
 
-    def __init__(self, env: Env, db: Database, store: Store, fid: int) -> None:
+    def __init__(self, env: Env, db: Database, store: Store, fid: int, cipher: FolderCipher | None = None) -> None:
         self._env = env
         self._db = db
         self._store = store
         self._fid = fid
+        self._cipher = cipher
         self._sent: int | None = None
         self._update = False
         self._queue: deque[Batch] = deque()
@@ -79,6 +83,8 @@ class Announcer:
             await self._store.damage.settle()
             records = await self._db.run(read)
             encoded = await announced_files(self._env, self._store.packlists, records)
+        if self._cipher is not None:
+            encoded = await self._encrypted(self._cipher, encoded)
         if self._sent != after:
             return  # restarted by another ClusterConfig meanwhile
         cuts = list(announce.batches(records, encoded))
@@ -91,3 +97,13 @@ class Announcer:
             self._update = True
             prev = last
         self._sent = prev
+
+    async def _encrypted(self, cipher: FolderCipher, encoded: Sequence[bytes]) -> list[bytes]:
+        """The same items for an untrusted device, made in threads."""
+        parts = [encoded[at : at + _ENCRYPTED_AT_ONCE] for at in range(0, len(encoded), _ENCRYPTED_AT_ONCE)]
+        made = [await self._env.threads.run(_encrypt_items, cipher, part) for part in parts]
+        return [item for part in made for item in part]
+
+
+def _encrypt_items(cipher: FolderCipher, encoded: Sequence[bytes]) -> list[bytes]:
+    return [cipher.encrypt_item(item) for item in encoded]

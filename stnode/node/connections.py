@@ -14,7 +14,7 @@ from sqlite3 import Connection
 
 from stnode.clock import Env, Tasks
 from stnode.db import Database
-from stnode.errors import StnodeError
+from stnode.errors import Conflict, ProtocolError, StnodeError
 from stnode.folder import index
 from stnode.folder.index import IndexState
 from stnode.folder.runner import FolderRunner
@@ -22,15 +22,17 @@ from stnode.net import base as net
 from stnode.net.base import LinkHandler
 from stnode.net.identity import Identity
 from stnode.node.announcer import Announcer
+from stnode.node.ciphers import Ciphers
 from stnode.node.dialing import Dialer, LinkState
-from stnode.node.session import Session
+from stnode.node.session import Agreed, Session
 from stnode.node.siblings import Siblings
-from stnode.protocol import announce, deviceid
+from stnode.protocol import agreement, announce, deviceid
 from stnode.protocol.connection import BEPConnection
 from stnode.protocol.deviceid import DeviceID
+from stnode.protocol.encryption import FolderCipher
 from stnode.protocol.messages import ClusterConfig, ClusterDevice, ClusterFolder, Compression, FolderID, Hello
 from stnode.repo import state
-from stnode.repo.settings import DeviceSettings, FolderSettings
+from stnode.repo.settings import DeviceSettings, FolderDevice, FolderSettings
 from stnode.repo.store import Store
 from stnode.telemetry import Metrics, get_logger
 
@@ -75,6 +77,7 @@ class Connections:
         self._runners = runners
         self._siblings = siblings
         self._dialer = Dialer(env, identity, self._accept, self._dialed)
+        self._ciphers = Ciphers(env)
         self._numbers: dict[DeviceID, int] = {}
         self._listeners: list[net.Listener] = []
         self._tasks = Tasks(env, self._crashed)
@@ -245,41 +248,59 @@ class Connections:
             known.last_seen_s = self._env.clock.now_ns() / 1e9
             known.wake.set()
 
-    def announcer(self, runner: FolderRunner) -> Announcer:
-        """A new cursor over a folder's records."""
-        return Announcer(self._env, self._db, self._store, runner.fid)
+    def announcer(self, runner: FolderRunner, cipher: FolderCipher | None) -> Announcer:
+        """A new cursor over a folder's records, for a device that gets them encrypted if there is a cipher."""
+        return Announcer(self._env, self._db, self._store, runner.fid, cipher)
 
     def _shared_with(self, device: DeviceID) -> list[FolderRunner]:
-        return [runner for runner in self._runners().values() if any(entry.device_id == device for entry in runner.settings.devices)]
+        return [runner for runner in self._runners().values() if _shared(runner.settings, device) is not None]
+
+    async def _cipher(self, settings: FolderSettings, device: DeviceID) -> FolderCipher | None:
+        """The keys by which the device gets the folder; None where it gets it as it is."""
+        entry = _shared(settings, device)
+        if entry is None or not entry.encryption_password:
+            return None
+        return await self._ciphers.get(settings.folder_id, entry.encryption_password)
 
     async def cluster_config(self, session: Session) -> ClusterConfig:
-        """What we share with the session's device, after following the journal to its head (R15)."""
+        """What we share with the session's device, after following the journal to its head (R15). An encrypted folder is not listed before
+        it has its password token: until then nothing can be stored in it."""
         await self._store.follow_to_head()
-        runners = self._shared_with(session.device_id)
+        runners = [each for each in self._shared_with(session.device_id) if not _waits_for_token(each.settings)]
 
         def read(conn: Connection) -> list[tuple[int, IndexState]]:
             return [(_numbers_of(conn, runner.fid)[0], index.index_state(conn, runner.fid, session.device)) for runner in runners]
 
         views = await self._db.run(read)
-        return ClusterConfig(
-            tuple(
-                ClusterFolder(
-                    FolderID(runner.settings.folder_id), runner.settings.label, False, self._entries(runner.settings, session, *view)
-                )
-                for runner, view in zip(runners, views, strict=True)
-            )
-        )
+        folders = []
+        for runner, view in zip(runners, views, strict=True):
+            cipher = await self._cipher(runner.settings, session.device_id)
+            entries = self._entries(runner.settings, session, *view, b"" if cipher is None else cipher.token)
+            folders.append(ClusterFolder(FolderID(runner.settings.folder_id), runner.settings.label, False, entries))
+        return ClusterConfig(tuple(folders))
 
-    def _entries(self, settings: FolderSettings, session: Session, last_sequence: int, theirs: IndexState) -> tuple[ClusterDevice, ...]:
+    def _entries(
+        self, settings: FolderSettings, session: Session, last_sequence: int, theirs: IndexState, token: bytes
+    ) -> tuple[ClusterDevice, ...]:
         """Our own entry first, then every device that shares the folder, then the siblings, for introducers; of those we say nothing of
-        an index (R16)."""
-        own = ClusterDevice(self._identity.device_id, name=self._hello.device_name, max_sequence=last_sequence, index_id=settings.index_id)
+        an index (R16). `token` is that of the password by which the session's device gets the folder. Other devices that get it encrypted
+        are nobody else's business."""
+        own = ClusterDevice(
+            self._identity.device_id,
+            name=self._hello.device_name,
+            max_sequence=last_sequence,
+            index_id=settings.index_id,
+            encryption_password_token=settings.encryption_password_token if settings.encrypted else b"",
+        )
         entries = [own]
         for shared in settings.devices:
             device = self._devices().get(DeviceID(shared.device_id))
             if device is None or device.device_id == self._identity.device_id:
                 continue
-            held = theirs if device.device_id == session.device_id else IndexState()
+            receiver = device.device_id == session.device_id
+            if shared.encryption_password and not receiver:
+                continue
+            held = theirs if receiver else IndexState()
             entries.append(
                 ClusterDevice(
                     DeviceID(device.device_id),
@@ -290,6 +311,7 @@ class Connections:
                     max_sequence=held.max_sequence,
                     introducer=device.introducer,
                     index_id=held.index_id,
+                    encryption_password_token=token if receiver else b"",
                 )
             )
         for node, heartbeat in sorted(self._siblings.others.items()):
@@ -297,11 +319,12 @@ class Connections:
                 entries.append(ClusterDevice(node, name=heartbeat.name, addresses=heartbeat.addresses or ("dynamic",)))
         return tuple(entries)
 
-    async def shared_folders(self, session: Session, config: ClusterConfig) -> dict[str, tuple[FolderRunner, int, announce.Start]]:
-        """The folders that both sides list and that run on both: runner, the peer's index ID, where our announcing begins."""
+    async def shared_folders(self, session: Session, config: ClusterConfig) -> dict[str, Agreed]:
+        """The folders that both sides list and that run on both. Raises ProtocolError when the two do not agree on a folder's
+        encryption."""
         runners = {runner.settings.folder_id: runner for runner in self._shared_with(session.device_id)}
         self.pending_folders = {asked: label for asked, label in self.pending_folders.items() if asked[0] != session.device_id}
-        shared: dict[str, tuple[FolderRunner, int, announce.Start]] = {}
+        shared: dict[str, Agreed] = {}
         for folder in config.folders:
             runner = runners.get(folder.id)
             theirs, ours = folder.device(session.device_id), folder.device(self._identity.device_id)
@@ -309,11 +332,34 @@ class Connections:
                 if len(self.pending_folders) < _PENDING_KEPT:
                     self.pending_folders[(session.device_id, folder.id)] = folder.label
             elif theirs is not None and ours is not None and not folder.paused:
+                cipher = await self._cipher(runner.settings, session.device_id)
+                await self._agree(runner, session.device_id, cipher, theirs, ours)
+                if _waits_for_token(runner.settings):
+                    continue  # when the token is committed both sides' ClusterConfigs are looked at again
                 fid = runner.fid
                 last, intervals = await self._db.run(partial(_numbers_of, fid=fid))
                 start = announce.decide(runner.settings.index_id, last, intervals, ours.index_id, ours.max_sequence)
-                shared[folder.id] = (runner, theirs.index_id, start)
+                shared[folder.id] = Agreed(runner, theirs.index_id, start, cipher)
         return shared
+
+    async def _agree(
+        self, runner: FolderRunner, device: DeviceID, cipher: FolderCipher | None, theirs: ClusterDevice, ours: ClusterDevice
+    ) -> None:
+        """Whether the device means the same by the folder; the first password token of an encrypted one is committed."""
+        settings = runner.settings
+        known = self._devices().get(device)
+        terms = agreement.Terms(
+            b"" if cipher is None else cipher.token,
+            settings.encrypted,
+            settings.encryption_password_token if settings.encrypted else b"",
+            known is not None and known.untrusted,
+        )
+        try:
+            token = agreement.agree(terms, theirs, ours)
+            if token:
+                await self._store.submit_token(runner.fid, token)
+        except (Conflict, ProtocolError) as exc:
+            raise ProtocolError(f"folder {settings.folder_id!r}: {exc.message}") from exc
 
 
 def _bytes_of(sessions: Iterable[Session]) -> tuple[int, int]:
@@ -330,3 +376,12 @@ def _numbers_of(conn: Connection, fid: int) -> tuple[int, list[tuple[int, int]]]
 def _static(settings: DeviceSettings) -> tuple[str, ...]:
     """Addresses that can be dialed as they are; "dynamic" needs discovery."""
     return tuple(address for address in settings.addresses if address != "dynamic")
+
+
+def _shared(settings: FolderSettings, device: DeviceID) -> FolderDevice | None:
+    """The folder's entry for a device that shares it."""
+    return next((entry for entry in settings.devices if entry.device_id == device), None)
+
+
+def _waits_for_token(settings: FolderSettings) -> bool:
+    return settings.encrypted and not settings.encryption_password_token

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, assert_never
 
 from stnode.clock import Env
@@ -25,9 +25,13 @@ from stnode.folder.transfer import Answer, Ask, Context, Transfer
 from stnode.net.base import Link
 from stnode.node.announcer import Announcer
 from stnode.node.peer_session import PeerSession
+from stnode.node.sealed_blocks import Asked, decrypt_answers, decrypt_items, decrypt_requests, encrypt_blocks, encrypt_requests
+from stnode.protocol import fileinfo
 from stnode.protocol.announce import Start
+from stnode.protocol.blocks import TOKEN_BYTES
 from stnode.protocol.connection import BEPConnection
 from stnode.protocol.deviceid import DeviceID
+from stnode.protocol.encryption import LEAST_BLOCK, FolderCipher
 from stnode.protocol.messages import (
     Close,
     ClusterConfig,
@@ -52,6 +56,7 @@ _STUCK_AFTER_S = 120.0
 _STUCK_BYTES = 16 << 10
 _SERVE_BATCH = 256
 _SERVE_TASKS = 2
+_UNSEAL_TASKS = 2
 _FLUSH_BYTES = 4 << 20
 
 
@@ -61,19 +66,30 @@ class SessionHost(Protocol):
     def hello(self) -> Hello: ...
     def introduced(self, session: Session) -> None: ...
     def ended(self, session: Session, reason: str) -> None: ...
-    def announcer(self, runner: FolderRunner) -> Announcer: ...
+    def announcer(self, runner: FolderRunner, cipher: FolderCipher | None) -> Announcer: ...
     async def cluster_config(self, session: Session) -> ClusterConfig: ...
-    async def shared_folders(self, session: Session, config: ClusterConfig) -> Mapping[str, tuple[FolderRunner, int, Start]]: ...
+    async def shared_folders(self, session: Session, config: ClusterConfig) -> Mapping[str, Agreed]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """A folder that both sides list and that runs on both: the device's index ID, where our announcing begins, and the keys by which the
+    device gets it, None where it gets it as it is."""
+
+    runner: FolderRunner
+    peer_index_id: int
+    start: Start
+    cipher: FolderCipher | None = None
 
 
 @dataclass(slots=True)
 class _Shared:
-    """A folder that both sides listed in their ClusterConfigs."""
+    """A folder under way on this connection. `index_id` is ours, as the announcing began with it."""
 
     runner: FolderRunner
     announcer: Announcer
     index_id: int
-    """Ours, as the announcing began with it."""
+    cipher: FolderCipher | None
 
 
 class Session(PeerSession):
@@ -94,7 +110,9 @@ class Session(PeerSession):
         self.requests_in_flight = 0
         self.folders: dict[str, _Shared] = {}
         self._formerly_shared: set[str] = set()
-        self._inflight: dict[int, tuple[Transfer, Context, int]] = {}
+        self._inflight: dict[int, Asked] = {}
+        self._sealed: deque[tuple[Asked, Response]] = deque()
+        self._unsealing = 0
         self._next_id = 0
         self._control: deque[ClusterConfig | Index] = deque()
         self._control_wake = asyncio.Event()
@@ -144,7 +162,7 @@ class Session(PeerSession):
         """The link is gone: requests are given back, tasks end."""
         self._lost(reason)
         lost: dict[Transfer, list[Context]] = {}
-        for transfer, context, _ in self._inflight.values():
+        for transfer, context, *_ in self._inflight.values():
             lost.setdefault(transfer, []).append(context)
         self._inflight.clear()
         for shared in self.folders.values():
@@ -160,14 +178,23 @@ class Session(PeerSession):
         """Asks for blocks (folder.transfer.Source)."""
         if not self._inflight:
             self._note_progress()
+        shared = self.folders.get(folder)
+        cipher = None if shared is None else shared.cipher
         requests: list[Request] = []
         for name, offset, size, digest, index, context in asks:
             self._next_id = self._next_id + 1 & 0x7FFFFFFF
-            self._inflight[self._next_id] = (receiver, context, size)
+            self._inflight[self._next_id] = (receiver, context, size, cipher)
             self.bytes_in_flight += size
             requests.append(Request(self._next_id, FolderID(folder), name, offset, size, digest, False, index))
         self.requests_in_flight += len(requests)
-        self._conn.send_requests(requests)
+        if cipher is None:
+            self._conn.send_requests(requests)
+            self.flush()
+        else:
+            self._spawn(self._request_encrypted(cipher, requests), "request")
+
+    async def _request_encrypted(self, cipher: FolderCipher, requests: Sequence[Request]) -> None:
+        self._conn.send_requests(await self._env.threads.run(encrypt_requests, cipher, requests))
         self.flush()
 
     def announce(self, fid: int) -> None:
@@ -219,23 +246,58 @@ class Session(PeerSession):
             self.link.resume_reading()
 
     def _answered(self, responses: list[Response]) -> None:
-        groups: dict[Transfer, list[Answer]] = {}
+        answers: list[tuple[Transfer, Answer]] = []
         for response in responses:
-            entry = self._inflight.pop(response.id, None)
-            if entry is None:
+            asked = self._inflight.get(response.id)
+            if asked is None:
                 continue  # late or invented: ignored, as real peers do
-            receiver, context, size = entry
-            self.bytes_in_flight -= size
-            self.requests_in_flight -= 1
-            groups.setdefault(receiver, []).append((context, response.data, response.code))
+            if asked[3] is not None:
+                self._sealed.append((asked, response))
+                continue
+            self._over(response.id)
+            answers.append((asked[0], (asked[1], response.data, response.code)))
+        if answers:
+            self._deliver(answers)
+        if self._sealed:
+            self._note_progress()
+            if self._unsealing < _UNSEAL_TASKS:
+                self._unsealing += 1
+                self._spawn(self._unseal(), "unseal")
+
+    async def _unseal(self) -> None:
+        """Decrypts the blocks that have come, a batch per thread hop, until none is left. Until then they count as not answered."""
+        try:
+            while self._sealed:
+                batch, size = [], 0
+                while self._sealed and size < _FLUSH_BYTES:
+                    batch.append(self._sealed.popleft())
+                    size += len(batch[-1][1].data)
+                opened = await self._env.threads.run(decrypt_answers, batch)
+                self._deliver([each for each, (_, response) in zip(opened, batch, strict=True) if self._over(response.id)])
+        finally:
+            self._unsealing -= 1
+
+    def _over(self, request_id: int) -> bool:
+        """The request is answered; False if it was before."""
+        asked = self._inflight.pop(request_id, None)
+        if asked is None:
+            return False
+        self.bytes_in_flight -= asked[2]
+        self.requests_in_flight -= 1
+        return True
+
+    def _deliver(self, answers: Sequence[tuple[Transfer, Answer]]) -> None:
+        groups: dict[Transfer, list[Answer]] = {}
+        for receiver, answer in answers:
+            groups.setdefault(receiver, []).append(answer)
         if groups:
             self._note_progress()
         # The window is the device's: folders that have less under way are the first to use what has become free.
         others = [shared.runner.transfer for shared in self.folders.values() if shared.runner.transfer not in groups]
         for transfer in sorted(others, key=_under_way):
             transfer.pump()
-        for receiver, answers in sorted(groups.items(), key=lambda group: _under_way(group[0])):
-            receiver.answered(self, answers)
+        for receiver, came in sorted(groups.items(), key=lambda group: _under_way(group[0])):
+            receiver.answered(self, came)
 
     def _note_progress(self) -> None:
         self._progress_at = self._env.clock.monotonic()
@@ -274,6 +336,9 @@ class Session(PeerSession):
     async def _receive_index(self, message: Index) -> None:
         shared = self.folders.get(message.folder)
         if shared is not None:
+            if shared.cipher is not None:
+                message = replace(message, files=await self._env.threads.run(decrypt_items, shared.cipher, message.files))
+            _check_hashes(message, shared.runner.hash_bytes)
             await shared.runner.receive_index(self.device, message)
         elif message.folder not in self._formerly_shared:  # else it crossed a ClusterConfig, ours or its own
             raise ProtocolError(f"index for folder {message.folder!r}, which is not shared")
@@ -291,19 +356,23 @@ class Session(PeerSession):
         self._config = config
         wanted = await self._host.shared_folders(self, config)
         for folder, shared in list(self.folders.items()):
-            if folder not in wanted or wanted[folder][0] is not shared.runner:
+            if folder not in wanted or wanted[folder].runner is not shared.runner:
                 del self.folders[folder]
                 self._formerly_shared.add(folder)
                 shared.runner.peer_down(self, [])
-        for folder, (runner, peer_index_id, start) in wanted.items():
-            index_id = runner.settings.index_id
+        for folder, agreed in wanted.items():
+            runner, index_id = agreed.runner, agreed.runner.settings.index_id
             known = self.folders.get(folder)
+            if known is not None and known.cipher is not agreed.cipher:
+                raise ProtocolError(
+                    f"the password of folder {folder!r} for the device was changed"
+                )  # begin anew: what is under way has the old one
             if again and known is not None and known.index_id == index_id:
                 continue
-            await runner.begin_index(self.device, peer_index_id)
-            shared = known or _Shared(runner, self._host.announcer(runner), index_id)
+            await runner.begin_index(self.device, agreed.peer_index_id)
+            shared = known or _Shared(runner, self._host.announcer(runner, agreed.cipher), index_id, agreed.cipher)
             shared.index_id = index_id
-            shared.announcer.start(start.after, full=start.full)
+            shared.announcer.start(agreed.start.after, full=agreed.start.full)
             self.folders[folder] = shared
             runner.peer_up(self)
         self._announce_wake.set()
@@ -326,10 +395,32 @@ class Session(PeerSession):
                 if shared is None:
                     for request in requests:
                         self._reply(request.id, b"", ErrorCode.GENERIC)
-                else:
+                elif shared.cipher is None:
                     await shared.runner.server.answer(requests, self._reply)
+                else:
+                    await self._serve_encrypted(shared.runner, shared.cipher, requests)
             self.flush()
             self._hold_back()
+
+    async def _serve_encrypted(self, runner: FolderRunner, cipher: FolderCipher, requests: Sequence[Request]) -> None:
+        """Answers an untrusted device: what it asks for is decrypted, what it gets encrypted."""
+        asked = await self._env.threads.run(decrypt_requests, cipher, requests)
+        names = {request.id: request.name for request in asked if request is not None}
+        blocks: list[tuple[int, memoryview | bytes]] = []
+
+        def collect(request_id: int, data: memoryview | bytes, code: ErrorCode) -> None:
+            if code:
+                self._reply(request_id, b"", code)
+            else:
+                blocks.append((request_id, data))
+
+        await runner.server.answer([request for request in asked if request is not None], collect, least=LEAST_BLOCK)
+        sealed = await self._env.threads.run(encrypt_blocks, cipher, [(names[request_id], data) for request_id, data in blocks])
+        for (request_id, _), data in zip(blocks, sealed, strict=True):
+            self._reply(request_id, data, ErrorCode.NO_ERROR)
+        for request in requests:
+            if request.id not in names:
+                self._reply(request.id, b"", ErrorCode.GENERIC)
 
     def _reply(self, request_id: int, data: memoryview | bytes, code: ErrorCode) -> None:
         if not self._closing:
@@ -353,6 +444,14 @@ class Session(PeerSession):
 
     def _spawn(self, coro: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.spawn(coro, f"{name} {self.device}")
+
+
+def _check_hashes(message: Index, hash_bytes: int) -> None:
+    """Raises ProtocolError when a file is plain in an encrypted folder, or the other way round."""
+    for info in message.files:
+        if info.block_hashes and fileinfo.hash_bytes(info.block_hashes, info.size, info.block_size) != hash_bytes:
+            kind = "encrypted" if hash_bytes == TOKEN_BYTES else "plain"
+            raise ProtocolError(f"{info.name!r} in the index of folder {message.folder!r}, which is {kind} here, is not")
 
 
 def _under_way(transfer: Transfer) -> int:

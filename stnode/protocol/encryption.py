@@ -31,8 +31,6 @@ OVERHEAD: Final = xchacha.NONCE_BYTES + xchacha.TAG_BYTES
 """A block, or a FileInfo, has so many bytes more when it is encrypted."""
 LEAST_BLOCK: Final = 1024
 """Shorter blocks are filled up to this before they are encrypted."""
-TOKEN_BYTES: Final = 48
-"""What stands for a block's SHA-256."""
 
 _SALT: Final = b"syncthing"
 _DIRECTORY_SUFFIX: Final = ".syncthing-enc"

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from stnode.errors import Invalid, ProtocolError
 from stnode.protocol import blocks
-from stnode.protocol.blocks import block_count, block_lengths, block_size_for, blocks_hash, encode, zero_hash
+from stnode.protocol.blocks import block_count, block_lengths, block_size_for, blocks_hash, encode, hash_bytes, zero_hash
 from stnode.protocol.conflict import conflict_name, conflicts, equivalent, is_conflict_copy, same_content, supersedes, wins
 from stnode.protocol.item import FileInfo, FileType
 from stnode.protocol.pb import bep_pb2 as pb
@@ -38,6 +38,7 @@ __all__ = [
     "equivalent",
     "from_record",
     "from_wire",
+    "hash_bytes",
     "is_conflict_copy",
     "is_nfc",
     "name_fault",
@@ -79,6 +80,8 @@ def from_wire(message: pb.FileInfo, sequence: int | None = None, block_hashes: b
     if block_hashes is None:
         listed = message.blocks
         if listed:
+            if message.encrypted and size > (end := listed[-1].offset + listed[-1].size):
+                message.size = size = end  # untrusted devices before 1.23.3 count what they keep behind the blocks (bep-facts 10.8)
             block_hashes = blocks.take(message.name, listed, size, block_size)
             message.ClearField("blocks")
         else:

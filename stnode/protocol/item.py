@@ -19,8 +19,8 @@ class FileType(IntEnum):
 @dataclass(frozen=True, slots=True)
 class FileInfo:
     """One item of an index. `wire` is the protobuf as received without `sequence` and `blocks`, unknown fields kept (R26);
-    announcing it means `wire` + sequence + blocks. `block_hashes` is the concatenation of all hashes (32 bytes each),
-    b"" for anything without blocks. `block_size` is in bytes, 0 for non-files."""
+    announcing it means `wire` + sequence + blocks. `block_hashes` is the concatenation of all hashes (32 bytes each; in
+    encrypted folders 48, see `blocks`), b"" for anything without blocks. `block_size` is in bytes, 0 for non-files."""
 
     name: str
     type: FileType

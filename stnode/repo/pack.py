@@ -18,12 +18,14 @@ from operator import mul
 from typing import Final
 
 from stnode.errors import Corrupt, Internal, Refused
+from stnode.protocol.blocks import HASH_BYTES
+from stnode.protocol.blocks import TOKEN_BYTES as _TOKEN_BYTES
 from stnode.repo.checksum import xxh3_64
 
 FORMAT_VERSION: Final = 1
-PLAIN_HASH_BYTES: Final = 32
+PLAIN_HASH_BYTES: Final = HASH_BYTES
 """SHA-256 of the block. The data is verified by it, so that plain packs carry no further checksum per block."""
-TOKEN_BYTES: Final = 48
+TOKEN_BYTES: Final = _TOKEN_BYTES
 """Token of an encrypted folder's block. It says nothing of the ciphertext, so each block has an XXH3-64 beside it."""
 MAX_BLOCK_BYTES: Final = (16 << 20) + 40
 MAX_DATA_BYTES: Final = (1 << 32) - 1

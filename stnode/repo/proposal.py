@@ -12,7 +12,7 @@ from sqlite3 import Connection
 from types import MappingProxyType
 from typing import Protocol
 
-from stnode.errors import Internal, StnodeError
+from stnode.errors import Conflict, Internal, StnodeError
 from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.protocol.vector import covers
 from stnode.repo import layout, state
@@ -275,7 +275,7 @@ def propose(conn: Connection, wishes: Sequence[Wish], entries: Sequence[EntryWis
     refused: dict[EntryWish, StnodeError] = {}
     for entry in entries:
         try:
-            body = merged(body, entry.make(conn, packs))
+            body = merged(body, _apart(body, entry.make(conn, packs)))
         except StnodeError as exc:
             refused[entry] = exc
     return Proposal(
@@ -299,7 +299,7 @@ def folder_facts(conn: Connection) -> dict[int, FolderFacts]:
             folder.last_sequence,
             folder.totals.files,
             folder.settings.delete_guard,
-            folder.settings.type == "receiveencrypted",
+            folder.settings.encrypted,
         )
         for folder in state.folders(conn)
     }
@@ -310,6 +310,15 @@ def merged(first: Body, then: Body) -> Body:
     if then.packs_added or any(section.sets for section in then.sections):
         raise Internal("entries register packs through the table, and records come as drafts")
     return joined(first, then)
+
+
+def _apart(body: Body, then: Body) -> Body:
+    """`then`, unless it sets what `body` sets already: both were made on the same state, so that one would undo the other unseen."""
+    ours = {folder.folder_id for folder in body.folders}
+    for folder in then.folders:
+        if folder.folder_id in ours:
+            raise Conflict(f"somebody else changes the settings of folder {folder.folder_id!r} at this moment", hint="try again")
+    return then
 
 
 def _by_folder(records: Sequence[Judged]) -> dict[int, list[Judged]]:

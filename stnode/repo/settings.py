@@ -14,7 +14,8 @@ from stnode.errors import Corrupt, Invalid
 from stnode.repo.layout import folder_key
 from stnode.repo.pb import store_pb2 as pb
 
-FOLDER_TYPES: Final = ("sendreceive", "sendonly", "receiveonly", "receiveencrypted")
+ENCRYPTED: Final = "receiveencrypted"
+FOLDER_TYPES: Final = ("sendreceive", "sendonly", "receiveonly", ENCRYPTED)
 ALL_FILES: Final = -1
 """`objects_up_to` for "one object per file, whatever its size"."""
 
@@ -25,7 +26,7 @@ class FolderDevice:
     presented and that a commit accepted."""
 
     device_id: bytes
-    encryption_password: str = ""
+    encryption_password: str = field(default="", repr=False)
     encryption_password_token: bytes = b""
 
 
@@ -51,6 +52,11 @@ class FolderSettings:
     storage_class: str = ""
     delete_guard: float = 0.0
     wire: bytes = field(default=b"", compare=False, repr=False)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the folder holds what trusted devices have encrypted: names and contents cannot be read here."""
+        return self.type == ENCRYPTED
 
     @property
     def fkey(self) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from sqlite3 import Connection
 from typing import Any, Final, cast
@@ -309,6 +309,11 @@ class Store:
         incarnation is gone, NotFound for removing one that does not exist."""
         return self._journal.submit_entries(partial(_settings, change=change))
 
+    def submit_token(self, fid: int, token: bytes) -> asyncio.Future[int]:
+        """Makes this the password token of an encrypted folder, for good; the future gives the commit's number. It fails with Conflict when
+        the folder has another one: the first one that is committed counts, whichever node it came to (R25)."""
+        return self._journal.submit_entries(partial(_token, fid=fid, token=token))
+
     def submit_partial(
         self, fid: int, info: FileInfo, runs: Sequence[tuple[int, Extent]], made_on: int | None = None
     ) -> asyncio.Future[int]:
@@ -482,7 +487,29 @@ def _settings(conn: Connection, _packs: PackTable, change: SettingsChange) -> Bo
             raise Conflict(f"this incarnation of folder {settings.folder_id!r} was removed", hint="add the folder anew")
         if there is not None and there.fkey != settings.fkey and there.fkey not in removed:
             raise Conflict(f"folder {settings.folder_id!r} exists already")
-    return Body(folders=change.folders, folders_removed=tuple(removed), devices=change.devices, devices_removed=change.devices_removed)
+    return Body(
+        folders=tuple(_with_token(conn, each) for each in change.folders),
+        folders_removed=tuple(removed),
+        devices=change.devices,
+        devices_removed=change.devices_removed,
+    )
+
+
+def _with_token(conn: Connection, settings: FolderSettings) -> FolderSettings:
+    """The settings with the password token that was accepted meanwhile: whoever changes something else may not have seen it yet."""
+    there = state.folder_by_id(conn, settings.folder_id)
+    if there is None or there.fkey != settings.fkey:
+        return settings
+    return replace(settings, encryption_password_token=there.settings.encryption_password_token)
+
+
+def _token(conn: Connection, _packs: PackTable, fid: int, token: bytes) -> Body:
+    there = state.folder(conn, fid)
+    if there is None or there.removed:
+        raise NotFound("the folder was removed")
+    if there.settings.encryption_password_token not in (b"", token):
+        raise Conflict(f"folder {there.settings.folder_id!r} was filled with another encryption password")
+    return Body(folders=(replace(there.settings, encryption_password_token=token),))
 
 
 def _partial(conn: Connection, packs: PackTable, fid: int, info: FileInfo, runs: Sequence[tuple[int, Extent]], node: bytes) -> Body:
