@@ -23,7 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from stnode.errors import ConfigError, Invalid
 from stnode.retention import duration_s, policy
 
-FolderType = Literal["sendreceive", "sendonly", "receiveonly"]
+FolderType = Literal["sendreceive", "sendonly", "receiveonly", "receiveencrypted"]
 
 _SECRETS = {
     *(("store", key) for key in ("access_key_id", "secret_access_key", "session_token", "passphrase")),
@@ -56,6 +56,13 @@ def guard_share(text: str) -> float:
     if not re.fullmatch(r"\d(\.\d{1,6})?", text) or not 0 < float(text) <= 1:
         raise Invalid(f"{text!r} is no share of files", hint="write it like 0.5 (half of them), from above 0 to 1, or off")
     return float(text)
+
+
+def password(text: str) -> str:
+    """The password of an untrusted device that a file with this text holds: all of it but for a newline at the end. Raises Invalid."""
+    if not (found := re.sub(r"\r?\n\Z", "", text)):
+        raise Invalid("the password is empty", hint="give the one that the folder's other devices have for the untrusted device")
+    return found
 
 
 def _checked(value: str, read: Callable[[str], object]) -> str:
@@ -180,20 +187,44 @@ class LogSection(_Section):
 
 
 class DeviceWish(_Section):
-    """A peer device as config.toml asks for it. `addresses` "dynamic" means: wait for it to connect."""
+    """A peer device as config.toml asks for it. `addresses` "dynamic" means: wait for it to connect. An untrusted one gets nothing that is
+    not encrypted."""
 
     id: str = Field(min_length=52)
     name: str = ""
     addresses: Names = ("dynamic",)
+    untrusted: bool = False
+
+
+def _named(value: object) -> object:
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, dict | SharedWith):
+        raise ValueError("a device is its name, or a table of its name and encryption_password or encryption_password_file")  # noqa: TRY004 - pydantic's
+    return value
+
+
+class SharedWith(_Section):
+    """A device that shares a folder, by name or ID; with a password it gets the data encrypted. Its name alone will do in the file."""
+
+    name: str = Field(min_length=1)
+    encryption_password: str | None = Field(default=None, repr=False)
+
+    @field_validator("encryption_password")
+    @classmethod
+    def _some(cls, value: str | None) -> str | None:
+        if value == "":
+            raise ValueError("it is empty: give a password, or only the device's name for one that gets the data as it is")
+        return value
 
 
 class FolderWish(_Section):
-    """A folder as config.toml asks for it; `devices` are names or IDs of devices."""
+    """A folder as config.toml asks for it."""
 
     id: str = Field(min_length=1, max_length=64)
     label: str = ""
     type: FolderType = "sendreceive"
-    devices: tuple[str, ...] = ()
+    devices: tuple[Annotated[SharedWith, BeforeValidator(_named)], ...] = ()
     ignore: tuple[str, ...] = ()
     ignore_permissions: bool = False
     history: str = "30d"
@@ -305,10 +336,24 @@ def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str
 
 def read_secret(file: str) -> str:
     """What a file holds, without white space around it. Raises ConfigError."""
+    return _secret_text(file).strip()
+
+
+def read_password(file: str) -> str:
+    """The password that a file holds (`password`). Raises ConfigError, Invalid."""
     try:
-        return Path(file).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as exc:
+        return password(_secret_text(file))
+    except Invalid as exc:
+        raise Invalid(f"{file}: {exc.message}", hint=exc.hint) from None
+
+
+def _secret_text(file: str) -> str:
+    try:
+        return Path(file).read_bytes().decode()
+    except OSError as exc:
         raise ConfigError(f"the secret file {file} cannot be read: {exc}", hint="correct the path or the permissions") from exc
+    except UnicodeDecodeError:
+        raise ConfigError(f"the secret file {file} is no UTF-8 text", hint="correct the path, or write the file anew") from None
 
 
 def _json_tables(variable: str, value: str) -> list[Any]:
@@ -323,17 +368,30 @@ def _json_tables(variable: str, value: str) -> list[Any]:
 
 def _read_secret_files(data: dict[str, Any], name: str, origins: Mapping[tuple[str, ...], str]) -> None:
     for section, key in _SECRETS:
-        table = data.get(section)
-        if not isinstance(table, dict) or f"{key}_file" not in table:
-            continue
-        file = table.pop(f"{key}_file")
-        where = origins.get((section, key), f"{name}: [{section}] {key}_file")
-        if key in table:
-            raise ConfigError(f"{name}: [{section}] has both {key} and {key}_file", hint="keep one of them")
-        try:
-            table[key] = read_secret(str(file))
-        except ConfigError as exc:
-            raise ConfigError(f"{where}: {exc.message}", hint=exc.hint) from exc
+        _read_secret_file(data.get(section), key, f"{name}: [{section}]", origins.get((section, key), ""), read_secret)
+    place = origins.get(("folder",), name)
+    for folder in _tables(data.get("folder")):
+        for device in _tables(folder.get("devices")):
+            where = f"{place}: [folder] {folder.get('id', '')}: device {device.get('name', '')}:"
+            _read_secret_file(device, "encryption_password", where, "", read_password)
+
+
+def _tables(value: object) -> list[dict[str, Any]]:
+    """The tables of what should be an array of some."""
+    return [table for table in value if isinstance(table, dict)] if isinstance(value, list) else []
+
+
+def _read_secret_file(table: object, key: str, where: str, variable: str, read: Callable[[str], str]) -> None:
+    """Puts what the file holds in the file's place. `where` names the table for errors, `variable` what set the file, if one did."""
+    if not isinstance(table, dict) or f"{key}_file" not in table:
+        return
+    file = table.pop(f"{key}_file")
+    if key in table:
+        raise ConfigError(f"{where} has both {key} and {key}_file", hint="keep one of them")
+    try:
+        table[key] = read(str(file))
+    except (Invalid, ConfigError) as exc:
+        raise ConfigError(f"{variable or f'{where} {key}_file'}: {exc.message}", hint=exc.hint) from exc
 
 
 def _describe(error: Any, name: str, text: str, origins: Mapping[tuple[str, ...], str]) -> str:

@@ -199,7 +199,7 @@ class RemoteService:
             pass
 
     def _post(self, verb: str, **arguments: object) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        return self._request("POST", verb, json=wire.to_json(arguments))
+        return self._request("POST", verb, json=wire.to_json(arguments, secrets=True))
 
     @asynccontextmanager
     async def _request(self, method: str, verb: str, **options: object) -> AsyncIterator[aiohttp.ClientResponse]:

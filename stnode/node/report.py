@@ -34,6 +34,7 @@ from stnode.repo.settings import DeviceSettings, FolderSettings
 
 _ERRORS_SHOWN = 20
 _RATE_OVER_S = 2.0
+_AWAITED = "waits for a device that has its password"
 _STATES: dict[str, FolderState] = {"idle": "idle", "syncing": "syncing", "waiting": "waiting", "error": "error"}
 
 
@@ -166,11 +167,15 @@ class Reporter:
         here = node.folders.get(settings.folder_id)
         runner = here.runner if here is not None else None
         errors: Mapping[str, str] = runner.errors if runner is not None else {}
+        folder_state = _STATES[runner.state] if runner is not None else "idle"
+        reason = runner.broken if runner is not None else ""
+        if settings.type == "receiveencrypted" and not settings.encryption_password_token and not reason:
+            folder_state, reason = "waiting", _AWAITED
         return FolderStatus(
             id=settings.folder_id,
             label=settings.label,
             type=settings.type,
-            state=_STATES[runner.state] if runner is not None else "idle",
+            state=folder_state,
             files=folder.totals.files,
             directories=folder.totals.directories,
             symlinks=folder.totals.symlinks,
@@ -193,7 +198,8 @@ class Reporter:
             history_versions=folder.old_versions,
             history_bytes=folder.old_bytes,
             history_oldest_s=None if oldest_us is None else oldest_us / 1_000_000,
-            reason=runner.broken if runner is not None else "",
+            encrypted_for=tuple(deviceid.format(DeviceID(d.device_id)) for d in settings.devices if d.encryption_password),
+            reason=reason,
         )
 
     def _pending(self, folder: state.FolderState) -> PendingDeletions | None:
@@ -224,6 +230,7 @@ class Reporter:
             out_bytes_per_s=rate_out,
             last_seen_s=known.last_seen_s,
             last_error=known.last_error,
+            untrusted=settings.untrusted,
         )
 
     def _sibling(self, device: DeviceID, heartbeat: Heartbeat) -> SiblingStatus:

@@ -10,7 +10,7 @@ Paths are `FOLDER/PATH`: the first part is a folder ID, or a label that only one
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from stnode.node.status import NodeStatus
@@ -25,6 +25,7 @@ __all__ = [
     "CheckProblem",
     "CheckReport",
     "CheckStep",
+    "DevicePassword",
     "DeviceSettings",
     "Entry",
     "EntryType",
@@ -48,7 +49,7 @@ __all__ = [
 ]
 
 EntryType = Literal["file", "directory", "symlink"]
-FolderTypeName = Literal["sendreceive", "sendonly", "receiveonly"]
+FolderTypeName = Literal["sendreceive", "sendonly", "receiveonly", "receiveencrypted"]
 
 PAGE = 1000
 """Entries in one answer of `ls`."""
@@ -58,17 +59,30 @@ MANY_BYTES = 8 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class DeviceSettings:
-    """A peer device in the store's settings. `addresses` are URLs or "dynamic"."""
+    """A peer device in the store's settings. `addresses` are URLs or "dynamic". An `untrusted` one shares only folders that it gets
+    encrypted, or that come encrypted to this store."""
 
     id: str
     name: str = ""
     addresses: tuple[str, ...] = ("dynamic",)
+    untrusted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePassword:
+    """The password with which a device, by name or ID, gets a folder encrypted. Only asked with, never answered."""
+
+    device: str
+    password: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class FolderSettings:
     """A folder in the store's settings, equal for all nodes. `devices` are device IDs; in arguments names are understood too. `history`
-    and `history_floor` ("": 7 days) are those of `stnode.retention`, `delete_guard` is a share of files, "off", or "" for one half."""
+    and `history_floor` ("": 7 days) are those of `stnode.retention`, `delete_guard` is a share of files, "off", or "" for one half.
+
+    `encrypted_for` are those of the devices that get the data encrypted; in arguments: with the password that they have. `passwords` are
+    given with arguments and share the folder so, or change a password; no answer has any."""
 
     id: str
     label: str = ""
@@ -79,11 +93,13 @@ class FolderSettings:
     history: str = "30d"
     history_floor: str = ""
     delete_guard: str = ""
+    encrypted_for: tuple[str, ...] = ()
+    passwords: tuple[DevicePassword, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class FolderChange:
-    """What `folder_set` changes; None leaves a value as it is."""
+    """What `folder_set` changes; None leaves a value as it is. `passwords` are as in `FolderSettings`."""
 
     label: str | None = None
     type: FolderTypeName | None = None
@@ -94,6 +110,7 @@ class FolderChange:
     history: str | None = None
     history_floor: str | None = None
     delete_guard: str | None = None
+    passwords: tuple[DevicePassword, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,13 @@ from stnode.repo import settings as stored
 from stnode.repo.store import SettingsChange as Commit
 from stnode.repo.store import new_folder
 
-_TYPES: dict[str, FolderTypeName] = {"sendreceive": "sendreceive", "sendonly": "sendonly", "receiveonly": "receiveonly"}
+_TYPES: dict[str, FolderTypeName] = {
+    "sendreceive": "sendreceive",
+    "sendonly": "sendonly",
+    "receiveonly": "receiveonly",
+    "receiveencrypted": "receiveencrypted",
+}
+_ENCRYPTED = "receiveencrypted"
 _ID_LIMIT = 64
 
 
@@ -101,7 +107,7 @@ class Settings:
         """A new folder, or a new incarnation of a removed one."""
         if folder.id in self._folders:
             raise Conflict(f"the folder {folder.id!r} is there already", hint="`stnode folder set` changes it")
-        return Commit(folders=(self._made_folder(folder, new_folder(random, folder.id)),))
+        return Commit(folders=(self._made_folder(folder, replace(new_folder(random, folder.id), type=folder.type)),))
 
     def change_folder(self, text: str, change: FolderChange) -> Commit:
         """Some settings of a folder."""
@@ -116,6 +122,8 @@ class Settings:
             label=shown.label if change.label is None else change.label,
             type=change.type or shown.type,
             devices=(*kept, *change.add_devices),
+            encrypted_for=tuple(id_ for id_ in shown.encrypted_for if id_ in kept),
+            passwords=change.passwords,
             ignore=shown.ignore if change.ignore is None else change.ignore,
             ignore_permissions=shown.ignore_permissions if change.ignore_permissions is None else change.ignore_permissions,
             history=shown.history if change.history is None else change.history,
@@ -144,7 +152,7 @@ class Settings:
             if old is None:
                 changes.append(SettingsChange("add", "device", deviceid.format(id_), made.name))
             elif detail := _difference(show_device(old), show_device(made)):
-                made = replace(old, name=made.name, addresses=made.addresses)
+                made = replace(old, name=made.name, addresses=made.addresses, untrusted=made.untrusted)
                 changes.append(SettingsChange("change", "device", deviceid.format(id_), detail))
             else:
                 continue
@@ -159,6 +167,8 @@ class Settings:
         set_folders = then._wished_folders(folders, random, changes)
         unwished = [name for name in self._folders if name not in {folder.id for folder in folders}] if prune else []
         changes += [SettingsChange("remove", "folder", name, self._folders[name].label) for name in unwished]
+        for name in self._folders.keys() - {folder.id for folder in folders} - set(unwished):
+            then._check_trust(self._folders[name])
         for id_ in gone:
             named = {folder.folder_id for folder in set_folders} | set(unwished)
             set_folders += [folder for folder in self._unshared(id_) if folder.folder_id not in named]
@@ -170,10 +180,10 @@ class Settings:
         found: list[stored.FolderSettings] = []
         for folder in folders:
             old = self._folders.get(folder.id)
-            made = self._made_folder(folder, old or new_folder(random, folder.id))
+            made = self._made_folder(folder, old or replace(new_folder(random, folder.id), type=folder.type))
             if old is None:
                 changes.append(SettingsChange("add", "folder", folder.id, folder.label))
-            elif detail := _difference(show_folder(old), show_folder(made)):
+            elif detail := ", ".join(filter(None, (_difference(show_folder(old), show_folder(made)), self._new_passwords(old, made)))):
                 changes.append(SettingsChange("change", "folder", folder.id, detail))
             else:
                 continue
@@ -194,20 +204,28 @@ class Settings:
         for address in device.addresses:
             if address != "dynamic" and "://" not in address:
                 raise Invalid(f"{address!r} is no address", hint="write it like tcp://192.0.2.7:22000, or dynamic")
-        return stored.DeviceSettings(id_, device.name, device.addresses or ("dynamic",))
+        return stored.DeviceSettings(id_, device.name, device.addresses or ("dynamic",), untrusted=device.untrusted)
 
     def _made_folder(self, folder: FolderSettings, base: stored.FolderSettings) -> stored.FolderSettings:
         if not folder.id or len(folder.id) > _ID_LIMIT or "/" in folder.id or not folder.id.isprintable():
             raise Invalid(
                 f"{folder.id!r} is no folder ID: it has 1 to {_ID_LIMIT} printable characters, and no /", hint="choose another ID"
             )
-        there = {device.device_id: device for device in base.devices}
-        ids = dict.fromkeys(self.device(text).device_id for text in folder.devices)
+        if folder.type != base.type and _ENCRYPTED in (folder.type, base.type):
+            raise Invalid(
+                f"the folder {folder.id} is {base.type} and cannot become {folder.type}: what is stored of the two is different",
+                hint=f"`stnode folder remove {folder.id}`, then add it again with the other type: it is synced anew",
+            )
+        if folder.type == _ENCRYPTED and folder.ignore:
+            raise Invalid(
+                f"the folder {folder.id} is receive-encrypted: its names cannot be read here, so no pattern ignores any",
+                hint="leave the patterns out; the devices that have the password can ignore files",
+            )
         made = replace(
             base,
             label=folder.label,
             type=folder.type,
-            devices=tuple(there.get(id_, stored.FolderDevice(id_)) for id_ in ids),
+            devices=self._made_shares(folder, base),
             ignore_lines=folder.ignore,
             ignore_permissions=folder.ignore_permissions,
             history=folder.history.strip(),
@@ -216,12 +234,67 @@ class Settings:
         )
         retention.policy(made.history, made.history_floor)  # raises Invalid
         ignore.matcher_for(made)  # raises Invalid for lines that cannot be read
+        self._check_trust(made)
         return made
+
+    def _made_shares(self, folder: FolderSettings, base: stored.FolderSettings) -> tuple[stored.FolderDevice, ...]:
+        """The devices that share a folder, each with the password that it has or is given."""
+        there = {device.device_id: device for device in base.devices}
+        kept = {self.device(text).device_id for text in folder.encrypted_for}
+        passwords = {id_: there[id_].encryption_password for id_ in kept if id_ in there}
+        given = dict[bytes, str]()
+        for each in folder.passwords:
+            id_ = self.device(each.device).device_id
+            if given.setdefault(id_, each.password) != each.password:
+                raise Invalid(f"two passwords are given for the device {each.device}", hint="a device has one password for a folder")
+        passwords.update(given)
+        if passwords and folder.type == _ENCRYPTED:
+            raise Invalid(
+                f"the folder {folder.id} is receive-encrypted: what comes encrypted is passed on as it is, there is nothing to give a password for",
+                hint="share it without a password (--device, or the device's name alone)",
+            )
+        ids = dict.fromkeys((*(self.device(text).device_id for text in folder.devices), *kept, *given))
+        return tuple(self._made_share(folder.id, id_, passwords.get(id_), there.get(id_)) for id_ in ids)
+
+    def _made_share(self, folder: str, id_: bytes, password: str | None, old: stored.FolderDevice | None) -> stored.FolderDevice:
+        name = self._name(id_)
+        if password == "":
+            raise Invalid(f"the password of the device {name} for the folder {folder} is empty", hint="give a password")
+        if old is None or old.encryption_password == (password or ""):
+            return old or stored.FolderDevice(id_, password or "")
+        if password is None or not old.encryption_password:
+            has, wanted = ("as it is", "encrypted") if password else ("encrypted", "as it is")
+            raise Invalid(
+                f"the device {name} gets the folder {folder} {has}: to get it {wanted} it has to begin anew",
+                hint=f"`stnode folder set {folder} --remove-device {name}`, remove the folder on that device, then share it again",
+            )
+        return stored.FolderDevice(id_, password)
+
+    def _check_trust(self, folder: stored.FolderSettings) -> None:
+        """Raises Invalid for a folder that an untrusted device would get as it is."""
+        for share in folder.devices:
+            device = self._devices.get(DeviceID(share.device_id))
+            if device is not None and device.untrusted and not share.encryption_password and folder.type != _ENCRYPTED:
+                name = self._name(share.device_id)
+                raise Invalid(
+                    f"the device {name} is untrusted: it must not get the folder {folder.folder_id} as it is",
+                    hint=f"share it with a password: --encrypt-for {name}=PASSWORD-FILE, or encryption_password in config.toml",
+                )
+
+    def _name(self, id_: bytes) -> str:
+        device = self._devices.get(DeviceID(id_))
+        return (device.name if device is not None else "") or deviceid.format(DeviceID(id_))
+
+    def _new_passwords(self, old: stored.FolderSettings, new: stored.FolderSettings) -> str:
+        """Which devices have another password, in words; not which one."""
+        had = {device.device_id: device.encryption_password for device in old.devices}
+        changed = [device.device_id for device in new.devices if had.get(device.device_id, "") not in ("", device.encryption_password)]
+        return ", ".join(f"password of {self._name(id_)} changed" for id_ in changed)
 
 
 def show_device(device: stored.DeviceSettings) -> DeviceSettings:
     """A device in the user's form."""
-    return DeviceSettings(deviceid.format(DeviceID(device.device_id)), device.name, device.addresses)
+    return DeviceSettings(deviceid.format(DeviceID(device.device_id)), device.name, device.addresses, device.untrusted)
 
 
 def show_folder(folder: stored.FolderSettings) -> FolderSettings:
@@ -230,6 +303,7 @@ def show_folder(folder: stored.FolderSettings) -> FolderSettings:
     if kind is None:
         raise Invalid(f"the folder {folder.folder_id} is of the type {folder.type}, which this version does not serve")
     devices = tuple(sorted(deviceid.format(DeviceID(device.device_id)) for device in folder.devices))
+    encrypted = tuple(sorted(deviceid.format(DeviceID(device.device_id)) for device in folder.devices if device.encryption_password))
     guard = "off" if folder.delete_guard < 0 else format(folder.delete_guard, "g") if folder.delete_guard else ""
     return FolderSettings(
         folder.folder_id,
@@ -241,6 +315,7 @@ def show_folder(folder: stored.FolderSettings) -> FolderSettings:
         folder.history,
         folder.history_floor,
         guard,
+        encrypted,
     )
 
 
@@ -250,7 +325,7 @@ def _difference(old: DeviceSettings | FolderSettings, new: DeviceSettings | Fold
 
 
 def _fields(value: DeviceSettings | FolderSettings) -> Mapping[str, object]:
-    return {name: getattr(value, name) for name in type(value).__slots__}
+    return {name: getattr(value, name) for name in type(value).__slots__ if name != "passwords"}
 
 
 def _text(value: object) -> str:

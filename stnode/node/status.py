@@ -66,6 +66,8 @@ class FolderStatus:
     history_versions: int = 0
     history_bytes: int = 0
     history_oldest_s: float | None = None
+    encrypted_for: tuple[str, ...] = ()
+    """Those of `devices` that get the data encrypted."""
     reason: str = ""
     """Why the state is waiting or error, in words; '' otherwise."""
 
@@ -87,6 +89,7 @@ class DeviceStatus:
     out_bytes_per_s: float = 0.0
     last_seen_s: float | None = None
     last_error: str = ""
+    untrusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,19 @@
 """Values and errors as JSON, both ways, driven by type annotations: what travels between the command line and the daemon.
 
-Knows str, int, float, bool, None, Literal, X | None, tuple[X, ...], dict[str, X] and dataclasses of these. Unknown fields of a
-dataclass are ignored when reading, so that a newer daemon can answer an older command line.
+Knows str, int, float, bool, bytes (as base64), None, Literal, X | None, tuple[X, ...], dict[str, X] and dataclasses of these. Unknown fields of a
+dataclass are ignored when reading, so that a newer daemon can answer an older command line. Fields that a dataclass leaves out of its repr
+are secrets: they travel with arguments, and stand in no answer and no error.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
 import json
 import types
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from stnode.errors import Internal, Invalid, StnodeError, Unavailable
@@ -19,16 +23,19 @@ T = TypeVar("T")
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
-def to_json(value: object) -> Json:
-    """`value` as JSON-able data."""
+def to_json(value: object, *, secrets: bool = False) -> Json:
+    """`value` as JSON-able data; with `secrets`, which only arguments are sent with, its secret fields too."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     if isinstance(value, tuple | list):
-        return [to_json(item) for item in value]
+        return [to_json(item, secrets=secrets) for item in value]
     if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
+        return {str(key): to_json(item, secrets=secrets) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        shown = [field.name for field in dataclasses.fields(value) if field.repr or secrets]
+        return {name: to_json(getattr(value, name), secrets=secrets) for name in shown}
     raise Internal(f"{type(value).__name__} has no JSON form")
 
 
@@ -60,14 +67,27 @@ def _read(kind: Any, data: Json, where: str) -> object:
         return None
     if kind in (str, int, bool) and type(data) is kind:
         return data
-    raise Invalid(f"{where or 'value'}: {data!r} does not fit {getattr(kind, '__name__', kind)}")
+    if kind is bytes and isinstance(data, str):
+        with suppress(binascii.Error):
+            return base64.b64decode(data, validate=True)
+    seen = repr(data) if kind in (str, int, bool, float) and not isinstance(data, list | dict) else f"a value of type {type(data).__name__}"
+    raise Invalid(f"{where or 'value'}: {seen} does not fit {getattr(kind, '__name__', kind)}")
 
 
 def _read_dataclass(kind: type[object], data: dict[str, Json], where: str) -> object:
     hints = get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(cast("Any", kind)) if field.name in data]
+    fields = [field for field in dataclasses.fields(cast("Any", kind)) if field.name in data]
+    values: dict[str, object] = {}
+    for field in fields:
+        name, inside = field.name, f"{where}.{field.name}".lstrip(".")
+        try:
+            values[name] = _read(hints[name], data[name], inside)
+        except Invalid:
+            if field.repr:
+                raise
+            raise Invalid(f"{inside} has not the form that it must have") from None
     try:
-        return kind(**{name: _read(hints[name], data[name], f"{where}.{name}".lstrip(".")) for name in names})
+        return kind(**values)
     except TypeError as exc:
         raise Invalid(f"{where or kind.__name__}: {exc}") from None
 

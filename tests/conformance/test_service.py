@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import re
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -15,13 +17,17 @@ from stnode.clock import system_env
 from stnode.config import ApiSection
 from stnode.errors import Conflict, Invalid, NotFound, Refused, StnodeError
 from stnode.frontends.api import ApiServer
-from stnode.node import setup
+from stnode.frontends.api.page import status_page
+from stnode.frontends.cli.node import status_text
+from stnode.node import setup, wire
 from stnode.node.home import Home
 from stnode.node.node import Node
 from stnode.node.operations import NodeService
 from stnode.node.remote import RemoteService
-from stnode.node.service import DeviceSettings, Entry, FolderChange, FolderSettings, NewFile, Service
+from stnode.node.service import DevicePassword, DeviceSettings, Entry, FolderChange, FolderSettings, NewFile, Service
 from tests.support.fake_service import PEER_ID, FakeService
+
+STATE_FILES = {("state", name) for name in ("state.db", "state.db-wal", "state.db-shm")}
 
 
 @asynccontextmanager
@@ -257,6 +263,78 @@ async def test_devices_and_folders(service: Service) -> None:
     await service.device_remove("laptop")
     with pytest.raises(NotFound):
         await service.device_remove("laptop")
+
+
+async def test_a_device_gets_a_folder_encrypted(service: Service) -> None:
+    """Who does is shown, the password nowhere."""
+    said: list[object] = [await service.device_add(DeviceSettings(PEER_ID, "cloud", untrusted=True))]
+    assert (await service.device_list())[0].untrusted
+    folder = FolderSettings("pics", passwords=(DevicePassword("cloud", "hush"),))
+    made = await service.folder_add(folder)
+    assert (made.devices, made.encrypted_for, made.passwords) == ((PEER_ID,), (PEER_ID,), ())
+    changed = await service.folder_set("pics", FolderChange(label="P", passwords=(DevicePassword(PEER_ID, "hush, hush"),)))
+    assert (changed.label, changed.devices, changed.encrypted_for) == ("P", (PEER_ID,), (PEER_ID,))
+    said += [made, changed, await service.folder_list(), status := await service.status()]
+    assert status.devices[0].untrusted
+    assert [f.encrypted_for for f in status.folders] == [(), (PEER_ID,)]
+    wish = FolderSettings("more", devices=("cloud",), passwords=(DevicePassword("cloud", "hush"),))
+    devices = (DeviceSettings(PEER_ID, "cloud", untrusted=True),)
+    said += [await service.settings_plan(devices, (wish,), False), await service.settings_apply(devices, (wish,), False)]
+    assert await service.settings_plan(devices, (wish,), False) == ()
+    assert "hush" not in repr(said) + str([wire.to_json(value, secrets=True) for value in said])
+    assert (await service.folder_set("more", FolderChange(remove_devices=("cloud",)))).encrypted_for == ()
+
+
+async def test_a_receive_encrypted_folder(service: Service) -> None:
+    made = await service.folder_add(FolderSettings("vault", type="receiveencrypted", history="7d"))
+    assert (made.type, made.history) == ("receiveencrypted", "7d")
+    assert made in await service.folder_list()
+    with pytest.raises(Refused):
+        await service.folder_override("vault")
+    assert [f.type for f in (await service.status()).folders] == ["sendreceive", "receiveencrypted"]
+
+
+async def test_passwords_are_kept_in_the_journal_and_told_to_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every way out of a node on an embedded store, its mistakes included; what waits says so."""
+    caplog.set_level(0)
+    said: list[object] = []
+    async with of_a_node(tmp_path / "home") as service, over_http(service) as remote:
+        assert isinstance(service, NodeService)
+        await remote.device_add(DeviceSettings(PEER_ID, "cloud", untrusted=True))
+        said.append(await remote.folder_add(FolderSettings("pics", passwords=(DevicePassword("cloud", "hush-1"),))))
+        said.append(await remote.folder_set("pics", FolderChange(passwords=(DevicePassword("cloud", "hush-2"),))))
+        said.append(await remote.folder_add(FolderSettings("vault", type="receiveencrypted", devices=("cloud",))))
+        attempts: tuple[Callable[[], Awaitable[object]], ...] = (
+            lambda: remote.folder_add(FolderSettings("pics", passwords=(DevicePassword("cloud", "hush-3"),))),
+            lambda: remote.folder_set("vault", FolderChange(passwords=(DevicePassword("cloud", "hush-4"),))),
+            lambda: remote.folder_set("vault", FolderChange(type="sendonly", passwords=(DevicePassword("cloud", "hush-5"),))),
+            lambda: remote.folder_set("docs", FolderChange(add_devices=("cloud",))),
+            lambda: remote.folder_set("pics", FolderChange(passwords=(DevicePassword("cloud", ""),))),
+            lambda: remote.folder_set("pics", FolderChange(passwords=(DevicePassword("nobody", "hush-6"),))),
+        )
+        for attempt in attempts:
+            with pytest.raises(StnodeError) as caught:
+                await attempt()
+            said += [str(caught.value), caught.value.hint, "".join(traceback.format_exception(caught.value))]
+        wishes = (FolderSettings("pics", passwords=(DevicePassword("cloud", "hush-7"),)),)
+        said += [planned := await remote.settings_plan((), wishes, False), await remote.settings_apply((), wishes, False)]
+        assert planned[0].detail == "password of cloud changed"
+        status = await remote.status()
+        assert [(f.id, f.state, f.reason) for f in status.folders if f.reason] == [
+            ("vault", "waiting", "waits for a device that has its password")
+        ]
+        assert not status.in_sync
+        said += [status, status_page(status), status_text(status, 0), await service.metrics(), await remote.bucket_stats()]
+    assert not re.search(r"hush-\d", "".join(map(str, said)) + repr(said) + caplog.text + "".join(capfd.readouterr()))
+    kept = {
+        file.relative_to(tmp_path).parts[1:3]
+        for file in (tmp_path / "home").rglob("*")
+        if file.is_file() and re.search(rb"hush-\d", file.read_bytes())
+    }
+    assert kept <= {("store", "journal"), ("store", "bodies"), ("store", "checkpoint"), ("store", "runs"), *STATE_FILES}
+    assert ("store", "journal") in kept or ("store", "bodies") in kept
 
 
 async def test_override_and_revert_want_their_type_of_folder(service: Service) -> None:

@@ -40,6 +40,7 @@ class FakeService:
 
     folders: dict[str, FolderSettings] = field(default_factory=lambda: {"docs": FolderSettings("docs", label="My docs")})
     devices: dict[str, DeviceSettings] = field(default_factory=dict)
+    passwords: dict[tuple[str, str], str] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     repair_plan = RepairPlan("commit 5 is damaged", ("go on from commit 4",), 5, void=True, set_aside=3, files=("docs/gone",))
@@ -71,10 +72,20 @@ class FakeService:
     async def status(self) -> NodeStatus:
         files = [entry for entry in self.entries.values() if entry.type == "file"]
         folders = tuple(
-            FolderStatus(f.id, f.label, f.type, "idle", files=len(files), bytes=sum(e.size for e in files), pending_deletions=self.pending)
+            FolderStatus(
+                f.id,
+                f.label,
+                f.type,
+                "idle",
+                files=len(files),
+                bytes=sum(e.size for e in files),
+                devices=f.devices,
+                pending_deletions=self.pending,
+                encrypted_for=f.encrypted_for,
+            )
             for f in self.folders.values()
         )
-        devices = tuple(DeviceStatus(d.id, d.name, False, completion={}) for d in self.devices.values())
+        devices = tuple(DeviceStatus(d.id, d.name, False, completion={}, untrusted=d.untrusted) for d in self.devices.values())
         return NodeStatus(
             OWN_ID, "fake", "0", True, 1.0, ("tcp://127.0.0.1:1",), StoreStatus("file:///fake", requests={}), folders, devices
         )
@@ -105,9 +116,16 @@ class FakeService:
     async def folder_add(self, folder: FolderSettings) -> FolderSettings:
         if folder.id in self.folders:
             raise Conflict(f"the folder {folder.id} is there already")
-        folder = replace(folder, devices=tuple(self._device(name).id for name in folder.devices))
-        self.folders[folder.id] = folder
-        return folder
+        self.folders[folder.id] = self._shown(folder)
+        return self.folders[folder.id]
+
+    def _shown(self, folder: FolderSettings) -> FolderSettings:
+        """Devices by their IDs, and no password: it is kept aside, as a node does."""
+        encrypted = [self._device(each.device).id for each in folder.passwords]
+        self.passwords.update({(folder.id, id_): each.password for id_, each in zip(encrypted, folder.passwords, strict=True)})
+        devices = [*(self._device(name).id for name in folder.devices), *encrypted]
+        kept = [id_ for id_ in folder.encrypted_for if id_ in devices]
+        return replace(folder, devices=tuple(dict.fromkeys(devices)), encrypted_for=tuple(dict.fromkeys([*kept, *encrypted])), passwords=())
 
     def _folder(self, text: str) -> FolderSettings:
         found = [f for f in self.folders.values() if f.id == text] or [f for f in self.folders.values() if f.label == text]
@@ -130,8 +148,8 @@ class FakeService:
         removed = {self._device(name).id for name in change.remove_devices}
         devices = tuple(peer for peer in old.devices if peer not in removed) + tuple(self._device(name).id for name in change.add_devices)
         new = replace(old, devices=devices, **{name: value for name, value in values.items() if value is not None})
-        self.folders[old.id] = new
-        return new
+        self.folders[old.id] = self._shown(replace(new, passwords=change.passwords))
+        return self.folders[old.id]
 
     async def folder_override(self, folder: str) -> int:
         if self._folder(folder).type != "sendonly":
@@ -170,7 +188,7 @@ class FakeService:
     ) -> tuple[SettingsChange, ...]:
         changes = await self.settings_plan(devices, folders, prune)
         self.devices.update({d.id: d for d in devices})
-        self.folders.update({f.id: f for f in folders})
+        self.folders.update({f.id: self._shown(f) for f in folders})
         for change in changes:
             if change.action == "remove":
                 self.folders.pop(change.id)

@@ -69,4 +69,5 @@ def _folder(folder: FolderStatus) -> tuple[str, ...]:
 def _device(device: DeviceStatus) -> tuple[str, ...]:
     state = f"connected, {device.client}" if device.connected else device.last_error or "not connected"
     rates = (f"{size_text(device.in_bytes_per_s)}/s", f"{size_text(device.out_bytes_per_s)}/s") if device.connected else ("–", "–")
-    return (device.name or device.id[:7], state, device.address or "–", *rates)
+    name = (device.name or device.id[:7]) + (" (untrusted)" if device.untrusted else "")
+    return (name, state, device.address or "–", *rates)

@@ -321,7 +321,7 @@ def _device(device: DeviceStatus, now_s: float) -> tuple[str, ...]:
         state = "never seen" if device.last_seen_s is None else f"seen {span_text(now_s - device.last_seen_s)} ago"
     synced = min(device.completion.values(), default=1.0) if device.completion else None
     return (
-        printable(device.name or device.id[:7]),
+        printable((device.name or device.id[:7]) + (" (untrusted)" if device.untrusted else "")),
         printable(state),
         device.address or "-",
         "-" if synced is None else f"{int(synced * 100)} %",

@@ -12,13 +12,17 @@ from stnode.errors import Invalid, Refused
 from stnode.frontends.cli.app import App, pass_app
 from stnode.frontends.cli.output import printable, show_json, table
 from stnode.node.present import count_text
-from stnode.node.service import DeviceSettings, FolderChange, FolderSettings, FolderTypeName, Service, SettingsChange
+from stnode.node.service import DevicePassword, DeviceSettings, FolderChange, FolderSettings, FolderTypeName, Service, SettingsChange
 
-_TYPES = click.Choice(["sendreceive", "sendonly", "receiveonly"])
+_TYPES = click.Choice(["sendreceive", "sendonly", "receiveonly", "receiveencrypted"])
 _json = click.option("--json", "as_json", is_flag=True, help="Show JSON.")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 _HISTORY_HELP = "What replaced and deleted versions are kept: 30d, 0, all, simple:5, simple:5,30d, trashcan:30d, staggered:365d."
 _FLOOR_HELP = "Younger versions are kept whatever --history says, such as 1d or 0; 7 days without it."
+_ENCRYPT_HELP = (
+    "Share it with this device (name or ID) encrypted, with the password in the file; - reads it from standard input. "
+    "Give Syncthing devices that may read the folder the same password for that device."
+)
 _GUARD_HELP = "Share of files, such as 0.3, whose deletion within an hour waits for a word; off: none; half of them without it."
 
 
@@ -42,12 +46,15 @@ def device() -> None:
 @click.option(
     "--address", "addresses", multiple=True, help="Where to dial it, such as tcp://192.0.2.7:22000; without one it has to connect."
 )
+@click.option(
+    "--untrusted", is_flag=True, help="It must get nothing that is not encrypted: folders are shared with it by --encrypt-for only."
+)
 @pass_app
-def device_add(app: App, id: str, name: str, addresses: tuple[str, ...]) -> None:  # noqa: A002 - click names the parameter
+def device_add(app: App, id: str, name: str, addresses: tuple[str, ...], untrusted: bool) -> None:  # noqa: A002 - click names the parameter
     """Add a device, by the ID that it shows of itself."""
 
     async def work(service: Service, _: Env) -> None:
-        made = await service.device_add(DeviceSettings(id, name, addresses or ("dynamic",)))
+        made = await service.device_add(DeviceSettings(id, name, addresses or ("dynamic",), untrusted))
         click.echo(f"added {made.id}\nIt also has to be told of this node: {await service.id()}")
 
     app.run(work)
@@ -70,7 +77,27 @@ def device_list(app: App, as_json: bool) -> None:
     if as_json:
         show_json(devices)
     elif devices:
-        click.echo(table([("NAME", "ID", "ADDRESSES"), *((printable(d.name), d.id, " ".join(d.addresses)) for d in devices)]))
+        rows = [(printable(_marked(d.name, "untrusted", d.untrusted)), d.id, " ".join(d.addresses)) for d in devices]
+        click.echo(table([("NAME", "ID", "ADDRESSES"), *rows]))
+
+
+def _marked(name: str, mark: str, is_so: bool) -> str:
+    return f"{name} ({mark})".lstrip() if is_so else name
+
+
+def _passwords(wanted: tuple[str, ...]) -> tuple[DevicePassword, ...]:
+    """What `--encrypt-for DEVICE=PASSWORD-FILE` asks for."""
+    found: list[DevicePassword] = []
+    files: list[str] = []
+    for each in wanted:
+        device, _, file = each.partition("=")
+        if not device or not file:
+            raise click.UsageError("--encrypt-for takes DEVICE=PASSWORD-FILE")
+        files.append(file)
+        if files.count("-") > 1:
+            raise click.UsageError("only one password can come from standard input")
+        found.append(DevicePassword(device, config.password(sys.stdin.read()) if file == "-" else config.read_password(file)))
+    return tuple(found)
 
 
 @click.group()
@@ -83,6 +110,7 @@ def folder() -> None:
 @click.option("--label", default="", help="A name for people.")
 @click.option("--type", "kind", type=_TYPES, default="sendreceive", show_default=True)
 @click.option("--device", "devices", multiple=True, help="Share it with this device (name or ID).")
+@click.option("--encrypt-for", multiple=True, metavar="DEVICE=PASSWORD-FILE", help=_ENCRYPT_HELP)
 @click.option(
     "--ignore",
     multiple=True,
@@ -99,14 +127,22 @@ def folder_add(
     label: str,
     kind: FolderTypeName,
     devices: tuple[str, ...],
+    encrypt_for: tuple[str, ...],
     ignore: tuple[str, ...],
     ignore_permissions: bool,
     history: str,
     history_floor: str,
     delete_guard: str,
 ) -> None:
-    """Add a folder. Its ID must be the one that the other devices use."""
-    settings = FolderSettings(id, label, kind, devices, ignore, ignore_permissions, history, history_floor, delete_guard)
+    """Add a folder. Its ID must be the one that the other devices use.
+
+    The type receiveencrypted is for a store that shall not be able to read the folder: the devices that share it with this node have a
+    password for it, and what comes from them is stored and passed on as it comes.
+    """
+    passwords = _passwords(encrypt_for)
+    settings = FolderSettings(
+        id, label, kind, devices, ignore, ignore_permissions, history, history_floor, delete_guard, passwords=passwords
+    )
 
     async def work(service: Service, _: Env) -> None:
         made = await service.folder_add(settings)
@@ -143,9 +179,13 @@ def folder_list(app: App, as_json: bool) -> None:
         show_json(folders)
     elif folders:
         rows = [
-            (printable(f.id), printable(f.label), f.type, ", ".join(printable(names.get(d, d[:7])) for d in f.devices)) for f in folders
+            (printable(f.id), printable(f.label), f.type, ", ".join(printable(_shared(f, d, names)) for d in f.devices)) for f in folders
         ]
         click.echo(table([("ID", "LABEL", "TYPE", "DEVICES"), *rows]))
+
+
+def _shared(folder: FolderSettings, device: str, names: dict[str, str]) -> str:
+    return _marked(names.get(device, device[:7]), "encrypted", device in folder.encrypted_for)
 
 
 @folder.command("set")
@@ -154,6 +194,12 @@ def folder_list(app: App, as_json: bool) -> None:
 @click.option("--type", "kind", type=_TYPES)
 @click.option("--add-device", "add_devices", multiple=True, help="Share it with this device too (name or ID).")
 @click.option("--remove-device", "remove_devices", multiple=True, help="Share it with this device no longer.")
+@click.option(
+    "--encrypt-for",
+    multiple=True,
+    metavar="DEVICE=PASSWORD-FILE",
+    help=f"{_ENCRYPT_HELP} For a device that has another password already the folder begins anew.",
+)
 @click.option(
     "--ignore",
     multiple=True,
@@ -172,6 +218,7 @@ def folder_set(
     kind: FolderTypeName | None,
     add_devices: tuple[str, ...],
     remove_devices: tuple[str, ...],
+    encrypt_for: tuple[str, ...],
     ignore: tuple[str, ...],
     no_ignore: bool,
     ignore_permissions: bool | None,
@@ -183,7 +230,10 @@ def folder_set(
     if ignore and no_ignore:
         raise click.UsageError("--ignore and --no-ignore exclude each other")
     patterns = () if no_ignore else ignore or None
-    change = FolderChange(label, kind, add_devices, remove_devices, patterns, ignore_permissions, history, history_floor, delete_guard)
+    passwords = _passwords(encrypt_for)
+    change = FolderChange(
+        label, kind, add_devices, remove_devices, patterns, ignore_permissions, history, history_floor, delete_guard, passwords
+    )
     if change == FolderChange():
         raise click.UsageError("nothing to change was named")
     app.run(lambda service, _: service.folder_set(folder, change))
@@ -257,12 +307,25 @@ def apply(app: App, dry_run: bool, prune: bool, yes: bool) -> None:
 
 def wishes(asked: config.Config) -> tuple[tuple[DeviceSettings, ...], tuple[FolderSettings, ...]]:
     """The devices and folders of a configuration as settings."""
-    devices = tuple(DeviceSettings(d.id, d.name, d.addresses) for d in asked.device)
-    folders = tuple(
-        FolderSettings(f.id, f.label, f.type, f.devices, f.ignore, f.ignore_permissions, f.history, f.history_floor, f.delete_guard)
-        for f in asked.folder
+    devices = tuple(DeviceSettings(d.id, d.name, d.addresses, d.untrusted) for d in asked.device)
+    return devices, tuple(map(_wish, asked.folder))
+
+
+def _wish(folder: config.FolderWish) -> FolderSettings:
+    return FolderSettings(
+        folder.id,
+        folder.label,
+        folder.type,
+        tuple(device.name for device in folder.devices if device.encryption_password is None),
+        folder.ignore,
+        folder.ignore_permissions,
+        folder.history,
+        folder.history_floor,
+        folder.delete_guard,
+        passwords=tuple(
+            DevicePassword(device.name, device.encryption_password) for device in folder.devices if device.encryption_password is not None
+        ),
     )
-    return devices, folders
 
 
 def change_line(change: SettingsChange) -> str:

@@ -14,7 +14,7 @@ from stnode.errors import ConfigError, Invalid, NotFound, Refused, StnodeError, 
 from stnode.frontends.api import ApiServer
 from stnode.node import wire
 from stnode.node.remote import RemoteService
-from stnode.node.service import Entry, FolderSettings
+from stnode.node.service import DevicePassword, DeviceSettings, Entry, FolderSettings
 from stnode.node.status import NodeStatus
 from tests.support.fake_service import FakeService
 
@@ -194,3 +194,46 @@ def test_unknown_fields_are_ignored_missing_ones_are_not() -> None:
     entry = Entry("a", "file", permissions=0o644)
     assert wire.from_json(Entry, wire.to_json(entry)) == entry
     assert wire.from_json(Entry, wire.to_json(replace(entry, permissions=None))).permissions is None
+
+
+def test_secrets_travel_with_arguments_only() -> None:
+    folder = FolderSettings("docs", passwords=(DevicePassword("cloud", "hush"),))
+    assert wire.from_json(FolderSettings, wire.to_json(folder, secrets=True)) == folder
+    assert "hush" not in str(wire.to_json(folder))
+    assert "passwords" not in str(wire.to_json(folder))
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        {"passwords": "hush"},
+        {"passwords": {"cloud": "hush"}},
+        {"passwords": ["hush"]},
+        {"passwords": [{"device": "cloud", "password": ["hush"]}]},
+        {"passwords": [{"device": ["hush"], "password": ""}]},
+        {"passwords": [{"password": "hush"}]},
+        "hush",
+        ["hush"],
+        {"devices": ["laptop", {"name": "cloud", "password": "hush"}]},
+        {"encrypted_for": {"cloud": "hush"}},
+    ],
+)
+async def test_what_does_not_fit_is_not_repeated(url: str, http: aiohttp.ClientSession, folder: object) -> None:
+    asked = {"folder": {"id": "new", **folder} if isinstance(folder, dict) else folder}
+    async with http.post(f"{url}/api/folder_add", json=asked, headers={"X-API-Key": "key"}) as answer:
+        text = await answer.text()
+        assert (answer.status, "folder" in text, "hush" in text) == (400, True, False), text
+
+
+async def test_answers_and_page_have_no_password(url: str, http: aiohttp.ClientSession, fake: FakeService) -> None:
+    fake.devices["P"] = DeviceSettings("P", "cloud", untrusted=True)
+    headers = {"X-API-Key": "key"}
+    asked = {"folder": {"id": "new", "passwords": [{"device": "cloud", "password": "hush"}]}}
+    async with http.post(f"{url}/api/folder_add", json=asked, headers=headers) as answer:
+        assert (await answer.json())["encrypted_for"] == ["P"]
+    assert fake.passwords == {("new", "P"): "hush"}
+    fake.folders["new"] = replace(fake.folders["new"], passwords=(DevicePassword("cloud", "hush"),))  # what no service does
+    for path, part in (("api/folder_list", '"encrypted_for": ["P"]'), ("api/status", '"untrusted": true'), ("", "cloud (untrusted)")):
+        async with http.get(f"{url}/{path}", headers=headers) as answer:
+            text = await answer.text()
+            assert (answer.status, "hush" in text, part in text) == (200, False, True)

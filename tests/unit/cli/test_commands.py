@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tomllib
 from dataclasses import replace
@@ -158,6 +159,53 @@ def test_devices_and_folders(cli: Cli, fake: FakeService) -> None:
     assert cli("folder", "remove", "pics", "--yes").code == 0
     assert cli("device", "remove", "laptop").code == 0
     assert not fake.devices
+
+
+def test_untrusted_devices_and_encrypted_folders(cli: Cli, fake: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret, said = tmp_path / "pass=word", []
+    secret.write_text("hush\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("hush from stdin\n"))
+
+    def run(*arguments: str, code: int = 0) -> str:
+        result = cli(*arguments)
+        assert result.code == code, result.err
+        said.append(result.out + result.err)
+        return result.out
+
+    run("device", "add", PEER_ID, "--name", "cloud", "--untrusted")
+    assert f"cloud (untrusted)  {PEER_ID}" in run("device", "list")
+    assert json.loads(run("device", "list", "--json"))[0]["untrusted"] is True
+    assert run("folder", "add", "pics", "--encrypt-for", f"cloud={secret}") == "added pics, shared with 1 device\n"
+    assert fake.passwords == {("pics", PEER_ID): "hush"}
+    assert "pics           sendreceive  cloud (encrypted)" in run("folder", "list")
+    [_, listed] = json.loads(run("folder", "list", "--json"))
+    assert (listed["devices"], listed["encrypted_for"]) == ([PEER_ID], [PEER_ID])
+    run("folder", "set", "pics", "--encrypt-for", "cloud=-")
+    assert fake.passwords == {("pics", PEER_ID): "hush from stdin"}
+    run("folder", "add", "vault", "--type", "receiveencrypted", "--device", "cloud")
+    assert fake.folders["vault"].type == "receiveencrypted"
+    secret.write_text("\n")
+    run("folder", "set", "pics", "--encrypt-for", f"cloud={secret}", code=64)
+    run("folder", "set", "pics", "--encrypt-for", f"cloud={tmp_path}", code=78)
+    for wrong in (("cloud",), ("=f",), ("cloud=",), ("cloud=-", "--encrypt-for", "other=-")):
+        run("folder", "set", "pics", "--encrypt-for", *wrong, code=64)
+    assert "cloud (untrusted)" in run("status")
+    assert json.loads(run("status", "--json"))["folders"][1]["encrypted_for"] == [PEER_ID]
+    assert "hush" not in "".join(said)
+
+
+def test_apply_asks_for_passwords_and_does_not_show_them(cli: Cli, fake: FakeService, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[[device]]\nid = "{PEER_ID}"\nname = "cloud"\nuntrusted = true\n'
+        f'[[folder]]\nid = "new"\ndevices = [{{ name = "{PEER_ID}", encryption_password = "hush" }}]\n'
+    )
+    said = [cli("apply", "--dry-run"), cli("apply"), cli("apply")]
+    assert [result.code for result in said] == [0, 0, 0]
+    assert fake.devices[PEER_ID].untrusted
+    assert fake.passwords == {("new", PEER_ID): "hush"}
+    assert "hush" not in "".join(result.out + result.err for result in said)
 
 
 def test_apply_shows_then_changes(cli: Cli, fake: FakeService, tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import traceback
 from pathlib import Path
 
 import pytest
 
 from stnode import config
-from stnode.errors import ConfigError
+from stnode.errors import ConfigError, Invalid
 
 ID = "A" * 56
 FULL = f"""
@@ -49,7 +50,7 @@ def test_the_documented_example_is_read() -> None:
     assert read.api.address == ("::1", 8384)
     assert read.limits.pull_memory == 64 * 2**20
     assert read.device[0].addresses == ("tcp://192.0.2.7:22000",)
-    assert (read.folder[0].type, read.folder[0].devices, read.folder[0].history) == ("sendonly", ("laptop",), "30d")
+    assert (read.folder[0].type, read.folder[0].devices[0].name, read.folder[0].history) == ("sendonly", "laptop", "30d")
 
 
 def test_an_empty_file_is_a_whole_configuration() -> None:
@@ -63,7 +64,7 @@ def test_the_example_file_of_the_project_is_valid() -> None:
     read = config.load(example, {})
     assert read.source == example
     uncommented = re.sub(r"^# (?=\w+ = |\[\[)", "", example.read_text(), flags=re.MULTILINE)
-    assert config.parse(uncommented, {}).folder[0].devices[0] == config.parse(uncommented, {}).device[0].name
+    assert config.parse(uncommented, {}).folder[0].devices[0].name == config.parse(uncommented, {}).device[0].name
 
 
 def test_environment_wins_over_the_file() -> None:
@@ -101,6 +102,65 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
     assert "STNODE_API_API_KEY_FILE" in error.message
     assert str(tmp_path / "none") in error.message
     assert "hush" not in repr(config.parse("", environ))
+
+
+def folder(devices: str) -> str:
+    return f'[[folder]]\nid = "photos"\ndevices = {devices}\n'
+
+
+def test_devices_that_get_a_folder_encrypted(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(" hush hush \r\n")
+    for table in ('encryption_password = " hush hush "', f'encryption_password_file = "{secret}"'):
+        read = config.parse(folder(f'["laptop", {{ name = "cloud", {table} }}]'), {})
+        assert [(each.name, each.encryption_password) for each in read.folder[0].devices] == [("laptop", None), ("cloud", " hush hush ")]
+        assert "hush" not in repr(read) + str(read)
+    variable = f'[{{"id": "photos", "devices": [{{"name": "cloud", "encryption_password_file": "{secret}"}}]}}]'
+    assert config.parse("", {"STNODE_FOLDER": variable}).folder[0].devices[0].encryption_password == " hush hush "
+
+
+def test_only_one_newline_is_no_part_of_a_password(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    for text, password in (("a", "a"), ("a\n", "a"), ("a\n\n", "a\n"), (" a ", " a "), ("a\r", "a\r"), ("ä\r\n", "ä")):
+        file.write_bytes(text.encode())
+        assert config.read_password(str(file)) == password
+    for empty in (b"", b"\n", b"\r\n"):
+        file.write_bytes(empty)
+        with pytest.raises(Invalid, match="secret: the password is empty"):
+            config.read_password(str(file))
+    file.write_bytes(b"hush\xff")
+    with pytest.raises(ConfigError, match="no UTF-8 text"):
+        config.read_password(str(file))
+
+
+@pytest.mark.parametrize(
+    ("devices", "part"),
+    [
+        ('[{ name = "cloud", encryption_password = "" }]', "it is empty"),
+        ('[{ name = "cloud", encryption_password = "hush", encryption_password_file = "/nowhere" }]', "both"),
+        ('[{ name = "cloud", encryption_password_file = "/nowhere" }]', "/nowhere cannot be read"),
+        (
+            '[{ name = "cloud", encryption_password_file = "/dev/null" }]',
+            "device cloud: encryption_password_file: /dev/null: the password is",
+        ),
+        ('[{ name = "cloud", password = "hush" }]', "devices.password: there is no such key"),
+        ('[{ encryption_password = "hush" }]', "devices.name: this key is needed"),
+        ('[{ name = "cloud", encryption_password = ["hush"] }]', "valid string"),
+        ('["laptop", ["cloud", "hush"]]', "a device is its name, or a table"),
+        ('{ name = "cloud", encryption_password = "hush" }', "valid tuple"),
+        ('[{ name = "cloud", encryption_password = "hush }]', "no valid TOML"),
+        ('[{ name = "cloud", encryption_password = "hush" ]', "no valid TOML"),
+    ],
+)
+def test_mistakes_about_passwords_do_not_show_them(devices: str, part: str) -> None:
+    error = refused(folder(devices))
+    assert part in error.message
+    assert "hush" not in error.message + error.hint + "".join(traceback.format_exception(error))
+
+
+def test_a_variable_with_a_password_that_is_no_json_does_not_show_it() -> None:
+    for value in ('[{"id": "a", "devices": [{"name": "b", "encryption_password": "hush}]', '[{"id": 5, "devices": [{"name": "hush"}]}]'):
+        assert "hush" not in "".join(traceback.format_exception(refused("", {"STNODE_FOLDER": value})))
 
 
 def test_a_variable_replaces_the_secret_file_of_the_configuration(tmp_path: Path) -> None:
