@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -11,14 +10,14 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, cast
 
-from stnode.errors import Conflict, Corrupt, Invalid, NotFound
-from stnode.folder import entries, ignore
+from stnode.errors import Corrupt, Invalid, NotFound
+from stnode.folder import ignore
 from stnode.folder.entries import Version
 from stnode.folder.restorer import Restored
 from stnode.folder.treewriter import Chunks
 from stnode.folder.view import FolderView
-from stnode.node import moments
 from stnode.node.exposition import families
+from stnode.node.files import FileReading, checked_inside, entry_of
 from stnode.node.mending import mend
 from stnode.node.node import Node
 from stnode.node.report import Reporter, read_packs
@@ -28,7 +27,6 @@ from stnode.node.service import (
     CheckStep,
     DeviceSettings,
     Entry,
-    EntryType,
     FolderChange,
     FolderSettings,
     FolderStats,
@@ -36,7 +34,6 @@ from stnode.node.service import (
     History,
     ItemVersion,
     KindStats,
-    Listing,
     NewFile,
     RepairReport,
     RestoreChange,
@@ -53,12 +50,11 @@ from stnode.repo.check import check
 from stnode.repo.repairreport import A_CHECKPOINT
 from stnode.repo.store import SettingsChange as Commit
 
-_TYPES: dict[FileType, EntryType] = {FileType.FILE: "file", FileType.DIRECTORY: "directory", FileType.SYMLINK: "symlink"}
 _INCLUDED_BYTES = 1 << 20
 _KINDS = ("packs", "journal", "bodies", "checkpoint", "runs", "nodes", "identities", "keys")
 
 
-class NodeService:
+class NodeService(FileReading):
     """See `Service`. `stop` is what `shutdown` calls: the daemon passes it, without it there is nothing to stop. `scratch` is a directory
     with room for a second copy of the state."""
 
@@ -194,50 +190,16 @@ class NodeService:
     # --- files
 
     def _at(self, path: str) -> tuple[FolderView, str, str]:
-        """(view, folder ID, path inside) of FOLDER/PATH."""
         name, _, inside = path.partition("/")
         folder = self._node.folder(name)
         return folder.view, folder.settings.folder_id, inside.rstrip("/")
 
     def _inside(self, path: str) -> tuple[FolderView, str, str]:
         """As `_at`, for what must not be the folder itself."""
-        found, folder, inside = self._at(path)
-        if not inside:
-            raise Invalid(f"{path} is a folder, not something in one", hint="write FOLDER/PATH; folders are changed with `stnode folder`")
-        return found, folder, inside
+        return checked_inside(self._at(path), path)
 
-    async def time_of(self, at: str) -> int:
-        return moments.parse(at, self._node.store.present_us())
-
-    async def _moment(self, at: str) -> int | None:
-        return await self.time_of(at) if at else None
-
-    async def ls(self, path: str, recursive: bool = False, after: str | None = None, at: str = "") -> Listing:
-        if not path:
-            return Listing(tuple(Entry(folder.id, "directory") for folder in await self.folder_list()))
-        found, folder, inside = self._at(path)
-        at_us = await self._moment(at)
-        top = await found.stat(inside, at_us)
-        if top.type is not FileType.DIRECTORY:
-            return Listing((_entry(folder, top),))
-        behind = (after or "").partition("/")[2]
-        page = await (found.walk if recursive else found.list_dir)(inside, behind, PAGE, at_us)
-        listed = tuple(_entry(folder, entry) for entry in page)
-        return Listing(listed, listed[-1].path if len(listed) == PAGE else None)
-
-    async def stat(self, path: str, at: str = "") -> Entry:
-        found, folder, inside = self._at(path)
-        return _entry(folder, await found.stat(inside, await self._moment(at)))
-
-    async def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "", at: str = "") -> AsyncIterator[bytes]:
-        found, folder, inside = self._inside(path)
-        at_us = await self._moment(at)
-        top = await found.stat(inside, at_us)
-        if revision and _entry(folder, top).revision != revision:
-            raise Conflict(f"{path} has changed meanwhile", hint="run the command again")
-        async with aclosing(cast("Any", found.read(inside, offset, length, top.version, at_us))) as pieces:
-            async for piece in pieces:
-                yield bytes(piece)
+    async def _present_us(self) -> int:
+        return self._node.store.present_us()
 
     async def history(self, path: str, recursive: bool = False, after: str | None = None) -> History:
         found, folder, inside = self._at(path)
@@ -272,7 +234,7 @@ class NodeService:
         permissions: int | None = None,
     ) -> Entry:
         found, folder, inside = self._inside(path)
-        return _entry(folder, await found.write_file(inside, source, size=size, modified_ns=modified_ns, permissions=permissions))
+        return entry_of(folder, await found.write_file(inside, source, size=size, modified_ns=modified_ns, permissions=permissions))
 
     async def write_many(self, files: Sequence[NewFile]) -> None:
         by_folder: dict[str, tuple[FolderView, list[Chunks]]] = {}
@@ -285,11 +247,11 @@ class NodeService:
 
     async def symlink(self, path: str, target: str, modified_ns: int | None = None) -> Entry:
         found, folder, inside = self._inside(path)
-        return _entry(folder, await found.symlink(inside, target, modified_ns=modified_ns))
+        return entry_of(folder, await found.symlink(inside, target, modified_ns=modified_ns))
 
     async def mkdir(self, path: str, parents: bool = False, modified_ns: int | None = None, permissions: int | None = None) -> Entry:
         found, folder, inside = self._inside(path)
-        return _entry(folder, await found.mkdir(inside, parents=parents, modified_ns=modified_ns, permissions=permissions))
+        return entry_of(folder, await found.mkdir(inside, parents=parents, modified_ns=modified_ns, permissions=permissions))
 
     async def rm(self, path: str, recursive: bool = False) -> int:
         found, _, inside = self._inside(path)
@@ -300,7 +262,7 @@ class NodeService:
         _, other, new = self._inside(target)
         if other != folder:
             raise Invalid(f"{source} and {target} lie in two folders", hint="copy it with `stnode get` and `stnode put`, then remove it")
-        return _entry(folder, await found.rename(inside, new, replace=False))
+        return entry_of(folder, await found.rename(inside, new, replace=False))
 
     # --- the store
 
@@ -381,7 +343,7 @@ def _version(folder: str, version: Version, names: Mapping[int, str]) -> ItemVer
         return "" if short is None else names.get(short) or deviceid.format_short(short)
 
     return ItemVersion(
-        _entry(folder, version.entry),
+        entry_of(folder, version.entry),
         version.entry.sequence,
         version.until_us,
         who(version.modified_by),
@@ -395,15 +357,3 @@ def _step(folder: str, step: Restored, dry_run: bool) -> RestoreStep:
     changes += [RestoreChange("change", f"{folder}/{name}", reason) for name, reason in step.refused]
     counts = (step.files, step.directories, step.symlinks, step.deleted, step.unchanged, step.failed, step.bytes)
     return RestoreStep(*counts, tuple(changes))
-
-
-def _entry(folder: str, entry: entries.Entry) -> Entry:
-    return Entry(
-        path=f"{folder}/{entry.name}" if entry.name else folder,
-        type=_TYPES[entry.type],
-        size=entry.size,
-        modified_ns=entry.modified_ns,
-        permissions=entry.permissions,
-        target=entry.target,
-        revision=hashlib.sha256(repr((entry.version, entry.sequence)).encode()).hexdigest()[:16] if entry.name else "",
-    )

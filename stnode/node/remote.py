@@ -24,6 +24,7 @@ from stnode.node.service import (
     NewFile,
     RepairReport,
     RestoreStep,
+    SealedPage,
     SettingsChange,
 )
 from stnode.node.status import NodeStatus
@@ -110,6 +111,9 @@ class RemoteService:
 
     async def stat(self, path: str, at: str = "") -> Entry:
         return await self._call("stat", Entry, path=path, at=at)
+
+    async def sealed(self, path: str, after: str | None = None, at: str = "", blocks: bool = False) -> SealedPage:
+        return await self._call("sealed", SealedPage, path=path, after=after, at=at, blocks=blocks)
 
     async def history(self, path: str, recursive: bool = False, after: str | None = None) -> History:
         return await self._call("history", History, path=path, recursive=recursive, after=after)

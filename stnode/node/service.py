@@ -29,6 +29,7 @@ __all__ = [
     "DeviceSettings",
     "Entry",
     "EntryType",
+    "Files",
     "FolderChange",
     "FolderSettings",
     "FolderStats",
@@ -44,6 +45,9 @@ __all__ = [
     "RepairWish",
     "RestoreChange",
     "RestoreStep",
+    "SealedFiles",
+    "SealedItem",
+    "SealedPage",
     "Service",
     "SettingsChange",
 ]
@@ -209,6 +213,28 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class SealedItem:
+    """An item of a receive-encrypted folder as it lies there: FOLDER/PATH by its encrypted name, its FileInfo as it came, encoded, and when
+    it was committed (store time). `revision` is that of its `Entry`."""
+
+    path: str
+    info: bytes
+    revision: str
+    committed_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPage:
+    """A page of a receive-encrypted folder: `folder` is its ID, `token` its password token, b"" before a trusted device has said one; pass
+    `next` as `after` for the following page, None = that was all."""
+
+    folder: str
+    token: bytes
+    items: tuple[SealedItem, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KindStats:
     """Objects of one kind (packs, journal, …) in the store and their bytes."""
 
@@ -252,7 +278,35 @@ class RepairWish:
     folders: tuple[FolderSettings, ...] = ()
 
 
-class Service(Protocol):
+class Files(Protocol):
+    """Reading: what a node offers, and a store that is only read (`offline.py`). Without `sealed` also what is decrypted by its reader
+    (`unsealed.py`)."""
+
+    async def time_of(self, at: str) -> int:
+        """Store time (µs) of a moment as users write it: see `moments.parse`. Everything here takes such words as `at` too, "" is now;
+        who asks several times for one moment asks here first and passes the number, in digits."""
+
+    async def ls(self, path: str, recursive: bool = False, after: str | None = None, at: str = "") -> Listing:
+        """A page of a directory's entries; with `recursive` of everything below it. "" lists the folders. A file lists itself."""
+
+    async def stat(self, path: str, at: str = "") -> Entry: ...
+
+    def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "", at: str = "") -> AsyncIterator[bytes]:
+        """A file's bytes in pieces. With `revision`: Conflict when the file is another by now. Errors come from the first step on."""
+
+
+class SealedFiles(Files, Protocol):
+    """`Files` with what readers need that have a folder's password: it never comes here."""
+
+    async def folder_list(self) -> tuple[FolderSettings, ...]: ...
+
+    async def sealed(self, path: str, after: str | None = None, at: str = "", blocks: bool = False) -> SealedPage:
+        """A page of a receive-encrypted folder, or of what is at or below an encrypted name of one; with `blocks` the block lists are in
+        the FileInfos. The ciphertext of files is had by `read`. Raises Invalid for an ordinary folder."""
+        ...
+
+
+class Service(SealedFiles, Protocol):
     """All of a node that a user can ask for. Methods raise `stnode.errors` only; changes have happened durably when they return."""
 
     async def id(self) -> str: ...
@@ -269,7 +323,6 @@ class Service(Protocol):
 
     async def folder_add(self, folder: FolderSettings) -> FolderSettings: ...
     async def folder_remove(self, folder: str) -> None: ...
-    async def folder_list(self) -> tuple[FolderSettings, ...]: ...
     async def folder_set(self, folder: str, change: FolderChange) -> FolderSettings: ...
 
     async def folder_override(self, folder: str) -> int:
@@ -294,18 +347,6 @@ class Service(Protocol):
         self, devices: tuple[DeviceSettings, ...], folders: tuple[FolderSettings, ...], prune: bool
     ) -> tuple[SettingsChange, ...]:
         """Makes the store's settings agree; the changes made."""
-
-    async def time_of(self, at: str) -> int:
-        """Store time (µs) of a moment as users write it: see `moments.parse`. Everything below takes such words as `at` too, "" is now;
-        who asks several times for one moment asks here first and passes the number, in digits."""
-
-    async def ls(self, path: str, recursive: bool = False, after: str | None = None, at: str = "") -> Listing:
-        """A page of a directory's entries; with `recursive` of everything below it. "" lists the folders. A file lists itself."""
-
-    async def stat(self, path: str, at: str = "") -> Entry: ...
-
-    def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "", at: str = "") -> AsyncIterator[bytes]:
-        """A file's bytes in pieces. With `revision`: Conflict when the file is another by now. Errors come from the first step on."""
 
     async def history(self, path: str, recursive: bool = False, after: str | None = None) -> History:
         """What versions of an item there are; of a directory what was deleted in it, with `recursive` at any depth."""

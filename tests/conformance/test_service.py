@@ -133,6 +133,17 @@ async def test_what_is_written_is_read(service: Service) -> None:
     assert await content(service, "docs/a/b.bin", revision=written.revision) == data
 
 
+async def test_only_encrypted_folders_have_something_sealed(service: Service) -> None:
+    await service.folder_add(FolderSettings("vault", type="receiveencrypted"))
+    page = await service.sealed("vault")
+    assert (page.folder, page.token, page.items, page.next) == ("vault", b"", (), None)
+    for path in ("docs", "docs/a"):
+        with pytest.raises(Invalid, match="not encrypted"):
+            await service.sealed(path)
+    with pytest.raises(NotFound):
+        await service.sealed("nothing")
+
+
 async def test_an_empty_file(service: Service) -> None:
     assert (await service.write("docs/empty", pieces())).size == 0
     assert await content(service, "docs/empty") == b""

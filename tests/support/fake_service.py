@@ -26,6 +26,7 @@ from stnode.node.service import (
     RepairReport,
     RepairWish,
     RestoreStep,
+    SealedPage,
     SettingsChange,
 )
 from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, PendingDeletions, StoreStatus
@@ -242,6 +243,12 @@ class FakeService:
     async def stat(self, path: str, at: str = "") -> Entry:
         self._now(at)
         return self._entry(path)
+
+    async def sealed(self, path: str, after: str | None = None, at: str = "", blocks: bool = False) -> SealedPage:
+        folder = self._folder(path.partition("/")[0])
+        if folder.type != "receiveencrypted":
+            raise Invalid(f"folder {folder.id!r} is not encrypted: there is nothing to decrypt")
+        return SealedPage(folder.id, b"", ())
 
     async def read(self, path: str, offset: int = 0, length: int | None = None, revision: str = "", at: str = "") -> AsyncIterator[bytes]:
         self._now(at)

@@ -38,7 +38,7 @@ from stnode.telemetry import CONTENT_TYPE, get_logger
 log = get_logger(__name__)
 
 _STATUS = {"unavailable": 503, "conflict": 409, "not-found": 404, "invalid": 400, "corrupt": 500, "refused": 403, "full": 507}
-_READING = frozenset({"id", "status", "device_list", "folder_list", "ls", "stat", "history", "time_of", "bucket_stats"})
+_READING = frozenset({"id", "status", "device_list", "folder_list", "ls", "stat", "sealed", "history", "time_of", "bucket_stats"})
 _CHANGING = frozenset(
     {
         "node_remove",
