@@ -169,7 +169,7 @@ class Reporter:
         errors: Mapping[str, str] = runner.errors if runner is not None else {}
         folder_state = _STATES[runner.state] if runner is not None else "idle"
         reason = runner.broken if runner is not None else ""
-        if settings.type == "receiveencrypted" and not settings.encryption_password_token and not reason:
+        if settings.encrypted and not settings.encryption_password_token and not reason:
             folder_state, reason = "waiting", _AWAITED
         return FolderStatus(
             id=settings.folder_id,

@@ -27,7 +27,6 @@ _TYPES: dict[str, FolderTypeName] = {
     "receiveonly": "receiveonly",
     "receiveencrypted": "receiveencrypted",
 }
-_ENCRYPTED = "receiveencrypted"
 _ID_LIMIT = 64
 
 
@@ -211,12 +210,12 @@ class Settings:
             raise Invalid(
                 f"{folder.id!r} is no folder ID: it has 1 to {_ID_LIMIT} printable characters, and no /", hint="choose another ID"
             )
-        if folder.type != base.type and _ENCRYPTED in (folder.type, base.type):
+        if folder.type != base.type and stored.ENCRYPTED in (folder.type, base.type):
             raise Invalid(
                 f"the folder {folder.id} is {base.type} and cannot become {folder.type}: what is stored of the two is different",
                 hint=f"`stnode folder remove {folder.id}`, then add it again with the other type: it is synced anew",
             )
-        if folder.type == _ENCRYPTED and folder.ignore:
+        if folder.type == stored.ENCRYPTED and folder.ignore:
             raise Invalid(
                 f"the folder {folder.id} is receive-encrypted: its names cannot be read here, so no pattern ignores any",
                 hint="leave the patterns out; the devices that have the password can ignore files",
@@ -248,7 +247,7 @@ class Settings:
             if given.setdefault(id_, each.password) != each.password:
                 raise Invalid(f"two passwords are given for the device {each.device}", hint="a device has one password for a folder")
         passwords.update(given)
-        if passwords and folder.type == _ENCRYPTED:
+        if passwords and folder.type == stored.ENCRYPTED:
             raise Invalid(
                 f"the folder {folder.id} is receive-encrypted: what comes encrypted is passed on as it is, there is nothing to give a password for",
                 hint="share it without a password (--device, or the device's name alone)",
@@ -274,7 +273,7 @@ class Settings:
         """Raises Invalid for a folder that an untrusted device would get as it is."""
         for share in folder.devices:
             device = self._devices.get(DeviceID(share.device_id))
-            if device is not None and device.untrusted and not share.encryption_password and folder.type != _ENCRYPTED:
+            if device is not None and device.untrusted and not share.encryption_password and not folder.encrypted:
                 name = self._name(share.device_id)
                 raise Invalid(
                     f"the device {name} is untrusted: it must not get the folder {folder.folder_id} as it is",
