@@ -7,6 +7,7 @@ device never gets a byte of BEP). Links with siblings are handed on to `siblings
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -78,6 +79,7 @@ class Connections:
         self._siblings = siblings
         self._dialer = Dialer(env, identity, self._accept, self._dialed)
         self._ciphers = Ciphers(env)
+        self._keeping_token = asyncio.Lock()
         self._numbers: dict[DeviceID, int] = {}
         self._listeners: list[net.Listener] = []
         self._tasks = Tasks(env, self._crashed)
@@ -357,9 +359,16 @@ class Connections:
         try:
             token = agreement.agree(terms, theirs, ours)
             if token:
-                await self._store.submit_token(runner.fid, token)
+                await self._keep_token(runner.fid, token)
         except (Conflict, ProtocolError) as exc:
             raise ProtocolError(f"folder {settings.folder_id!r}: {exc.message}") from exc
+
+    async def _keep_token(self, fid: int, token: bytes) -> None:
+        """Commits the token of the first device; several connect at the same moment. Raises Conflict for another one than the first."""
+        async with self._keeping_token:
+            there = await self._db.run(partial(state.folder, fid=fid))
+            if there is None or there.settings.encryption_password_token != token:
+                await self._store.submit_token(fid, token)
 
 
 def _bytes_of(sessions: Iterable[Session]) -> tuple[int, int]:

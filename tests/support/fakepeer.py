@@ -20,7 +20,7 @@ from stnode.net import base as net
 from stnode.net.base import Link
 from stnode.net.identity import Identity
 from stnode.protocol import conflict, deviceid, fileinfo, vector
-from stnode.protocol.blocks import block_lengths, block_size_for
+from stnode.protocol.blocks import TOKEN_BYTES, block_lengths, block_size_for
 from stnode.protocol.connection import BEPConnection
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.fileinfo import FileInfo, FileType
@@ -325,11 +325,15 @@ class FakePeer:
         ordered = sorted(by_name.values(), key=lambda info: info.sequence)
         for start in range(0, len(ordered), _BATCH):
             part = ordered[start : start + _BATCH]
-            encoded = [fileinfo.encode(info.wire, info.sequence, info.size, info.block_size, info.block_hashes) for info in part]
+            encoded = [self.encoded(info) for info in part]
             before = self.handler.last_sequences.get(folder, 0)
             self.handler.connection.send_index(FolderID(folder), encoded, part[-1].sequence, before, update or start > 0)
             self.handler.last_sequences[folder] = part[-1].sequence
         self.handler.flush()
+
+    def encoded(self, info: FileInfo) -> bytes:
+        """An item as it goes out."""
+        return fileinfo.encode(info.wire, info.sequence, info.size, info.block_size, info.block_hashes)
 
     # --- what it hears
 
@@ -422,7 +426,9 @@ class FakePeer:
             self._waiting[self._next_id] = future
             futures.append(future)
             # Made by hand: the codec refuses what only older devices ask for.
-            message = pb.Request(id=self._next_id, folder=folder, name=name, offset=offset, size=size, hash=digest)
+            known = self.folder(folder).heard.get(name)
+            number = offset // known.block_size if known is not None and known.block_size else 0
+            message = pb.Request(id=self._next_id, folder=folder, name=name, offset=offset, size=size, hash=digest, block_no=number)
             frames.append(frame(MessageType.REQUEST, message.SerializeToString(), pack=False))
         self.raw(b"".join(frames))
         return [await future for future in futures]
@@ -472,9 +478,9 @@ class FakePeer:
         for held in folder.files.values():
             if held.live and held.info.block_hashes == info.block_hashes:
                 return held.data
-        lengths = block_lengths(info.size, info.block_size)
+        lengths, width = block_lengths(info.size, info.block_size), fileinfo.hash_bytes(info.block_hashes, info.size, info.block_size)
         wanted = [
-            (info.name, index * info.block_size, length, info.block_hashes[32 * index : 32 * index + 32])
+            (info.name, index * info.block_size, length, info.block_hashes[width * index : width * (index + 1)])
             for index, length in enumerate(lengths)
         ]
         try:
@@ -485,5 +491,5 @@ class FakePeer:
             if response.code:
                 return None
             assert len(response.data) == length
-            assert hashlib.sha256(response.data).digest() == digest, "the node served wrong data"
+            assert width == TOKEN_BYTES or hashlib.sha256(response.data).digest() == digest, "the node served wrong data"
         return b"".join(bytes(response.data) for response in responses)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -36,6 +36,7 @@ from stnode.objectstore.faulty import FaultPlan, Faulty
 from stnode.objectstore.memory import MemoryStore
 from stnode.objectstore.options import StoreOptions
 from stnode.objectstore.registry import OpenedStore, wrap
+from stnode.protocol.blocks import TOKEN_BYTES
 from stnode.protocol.fileinfo import FileInfo
 from stnode.repo import state
 from stnode.repo.addresses import packs_of
@@ -52,6 +53,7 @@ from tests.support.sealed import Sealed, encrypted
 START_NS = 1_763_700_000 * 10**9
 P = ParamSpec("P")
 T = TypeVar("T")
+Peer = TypeVar("Peer", bound=FakePeer)
 
 
 def simulated(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -201,10 +203,11 @@ class World:
             task.cancel()
         await self.turns(20)
 
-    async def share(self, *peers: FakePeer, folder: str = FOLDER, **settings: Any) -> None:
-        """Commits the devices, and the folder shared with exactly these peers; returns when the node acts on it."""
+    async def share(self, *peers: FakePeer, folder: str = FOLDER, passwords: Mapping[str, str] | None = None, **settings: Any) -> None:
+        """Commits the devices, and the folder shared with exactly these peers; returns when the node acts on it. `passwords`: of peers that
+        get it encrypted, by name."""
         there = self.settings(folder)
-        devices = tuple(FolderDevice(peer.device) for peer in peers)
+        devices = tuple(FolderDevice(peer.device, (passwords or {}).get(peer.name, "")) for peer in peers)
         made = replace(there or new_folder(self.random, folder), devices=devices, **settings)
         known = set(self.node.devices)
         new = tuple(DeviceSettings(peer.device, peer.name) for peer in peers if peer.device not in known)
@@ -224,7 +227,12 @@ class World:
 
     def peer(self, name: str, *, follows: bool = False) -> FakePeer:
         """A device, not yet connected."""
-        peer = self.peers[name] = FakePeer(self._env, name, self.device, self.address)
+        return self.peer_of(FakePeer, name, follows=follows)
+
+    def peer_of(self, kind: type[Peer], name: str, *, follows: bool = False) -> Peer:
+        """A device of a kind, not yet connected."""
+        peer = kind(self._env, name, self.device, self.address)
+        self.peers[name] = peer
         peer.follows = follows
         peer.committed = self._committed
         return peer
@@ -333,9 +341,9 @@ class World:
         for folder in self.node.folders:
             for record in self.records(folder).values():
                 if not record.info.deleted:
-                    await self.read(record)
+                    await self.read(record, folder)
 
-    async def read(self, record: Record) -> bytes:
+    async def read(self, record: Record, folder: str = FOLDER) -> bytes:
         """A record's content from the bucket, checked against the hashes that are announced for it."""
         store = self.node.store
         parts: list[bytes] = []
@@ -349,7 +357,10 @@ class World:
         await store.packlists.ensure(packs_of(record.extents))
         if size:
             announced = block_hashes(store.packlists, record.info, record.extents)
-            assert b"".join(hashlib.sha256(part).digest() for part in parts) == announced, record.name
+            if self.node.folders[folder].settings.encrypted:
+                assert len(announced) == TOKEN_BYTES * len(parts), record.name
+            else:
+                assert b"".join(hashlib.sha256(part).digest() for part in parts) == announced, record.name
         data = b"".join(parts)
         assert len(data) == size or record.info.invalid, record.name
         return data
@@ -359,7 +370,7 @@ class World:
         record = self.record(name, folder)
         assert record is not None
         assert not record.info.deleted
-        return await self.read(record)
+        return await self.read(record, folder)
 
     async def _reached(self, call: Callable[[], Awaitable[None]]) -> None:
         for _ in range(100):
