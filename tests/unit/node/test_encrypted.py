@@ -8,6 +8,7 @@ import pytest
 
 from stnode.protocol import encryption, fileinfo
 from stnode.protocol.fileinfo import FileType
+from stnode.protocol.pb import bep_pb2 as pb
 from tests.support.cipherpeers import PASSWORD, TrustedPeer, UntrustedPeer, cipher_of
 from tests.support.fakepeer import FOLDER, FakePeer, content
 from tests.support.world import World, simulated
@@ -22,7 +23,7 @@ async def untrusted_node(world: World, *names: str, follows: bool = True) -> lis
     await world.share(*peers, type="receiveencrypted")
     for peer in peers:
         await peer.connect()
-    await world.until(lambda: all(FOLDER in (f.id for f in peer.configs[-1].folders) if peer.configs else False for peer in peers))
+    await world.until(lambda: all(peer.configs and peer.configs[-1].folders for peer in peers))
     return peers
 
 
@@ -73,7 +74,7 @@ async def test_what_the_node_announces_is_what_it_got_but_for_its_own_number() -
         got = a.encoded(a.folder().files["x"].info)
         sent = a.cipher.decrypt_item(record.info)
         assert sent.block_hashes == a.folder().files["x"].info.block_hashes
-        assert len(record.info.wire) == len(fileinfo.from_wire(fileinfo.pb.FileInfo.FromString(got)).wire)
+        assert len(record.info.wire) == len(fileinfo.from_wire(pb.FileInfo.FromString(got)).wire)
         await world.until(lambda: b.folder().heard)
 
 
@@ -208,7 +209,7 @@ async def test_a_size_with_a_trailer_is_taken_without_it() -> None:
         encoded = a.encoded
 
         def with_trailer(info: fileinfo.FileInfo) -> bytes:
-            message = fileinfo.pb.FileInfo.FromString(encoded(info))
+            message = pb.FileInfo.FromString(encoded(info))
             message.size += 321
             return message.SerializeToString()
 
@@ -279,7 +280,7 @@ async def test_requests_of_an_untrusted_device() -> None:
 async def test_what_was_not_made_with_the_password_ends_the_connection() -> None:
     async with World() as world:
         cloud = await trusted_node(world)
-        cloud.announce(fileinfo.from_wire(fileinfo.pb.FileInfo.FromString(
+        cloud.announce(fileinfo.from_wire(pb.FileInfo.FromString(
             cipher_of("another").encrypt_item(FakePeer.encoded(cloud, cloud.write("y", b"").info)))))  # fmt: skip
         await world.until(lambda: cloud.closes)
         assert "password" in cloud.closes[0]
