@@ -129,6 +129,11 @@ class FolderView(FolderReader):
         waiting = [draft for each in self._store.held_deletions(self._fid) for draft in each.drafts]
         if not waiting:
             raise NotFound(f"no deletions wait in the folder {self.settings.folder_id}", hint="`stnode status` shows those that do")
+        if self.settings.encrypted:
+            raise Refused(
+                f"folder {self.settings.folder_id!r} is encrypted for this node: it cannot announce anything over the deletions of others",
+                hint="put the files back at a device that has the password, or stop sharing the folder with the one that deleted them",
+            )
         if self.settings.type == "receiveonly" and not all(draft.local for draft in waiting):
             raise Refused(
                 f"folder {self.settings.folder_id!r} is receive-only: what is here cannot be announced over the deletions of others",

@@ -35,6 +35,7 @@ from stnode.node.objects import open_objects
 from stnode.node.siblings import Siblings
 from stnode.objectstore.registry import OpenedStore
 from stnode.protocol.deviceid import DeviceID
+from stnode.protocol.encryption import check_library
 from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.messages import Hello
 from stnode.repo import state
@@ -112,7 +113,9 @@ class Node:
     async def open(cls, home: Path, config: Config, env: Env, *, try_out: bool = False) -> Node:
         """Opens store and caches and follows the journal to its head; `try_out`: not without trying out what the object store does, for
         a node that stays. `Node.config` has what `config` left to the store (`identities.resolve`). Raises what the store or the
-        configuration gets wrong. Until `start` the node is off line: no folder is pulled, nobody connects, but commands work."""
+        configuration gets wrong, Internal for an OpenSSL that encrypts wrongly. Until `start` the node is off line: no folder is pulled,
+        nobody connects, but commands work."""
+        check_library()
         metrics = Metrics()
         objects = await open_objects(home, config, env, metrics.store_request)
         async with AsyncExitStack() as opened:
