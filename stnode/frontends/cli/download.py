@@ -21,7 +21,7 @@ from stnode.clock import Env
 from stnode.errors import Conflict, Full, Internal, Invalid, Refused, StnodeError, Unavailable
 from stnode.frontends.cli.app import Failures
 from stnode.frontends.cli.output import Progress
-from stnode.node.service import Entry, Service
+from stnode.node.service import Entry, Files
 
 _AT_ONCE = 16
 _FLUSH = 64 * 2**20
@@ -42,7 +42,7 @@ class Download:
     """One `get` of what is there, or was at the moment `at`. Errors of single paths go to `failures`; anything that ends all of it is
     raised."""
 
-    def __init__(self, service: Service, env: Env, failures: Failures, progress: Progress, at: str = "") -> None:
+    def __init__(self, service: Files, env: Env, failures: Failures, progress: Progress, at: str = "") -> None:
         self._at = at
         self._service = service
         self._env = env
@@ -133,7 +133,7 @@ class Download:
 
     async def _file(self, entry: Entry, place: Path) -> None:
         mark = hashlib.sha256(f"{entry.path}\0{entry.revision}".encode()).hexdigest()[:16]
-        part = place.with_name(f".{place.name[:200]}.{mark}{_PART}")
+        part = place.with_name(f".{place.name.encode()[:200].decode(errors='ignore')}.{mark}{_PART}")  # no name is longer than 255 bytes
         run = self._env.threads.run
         stream, offset = await run(_open_part, part)
         try:

@@ -12,14 +12,15 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from stnode import config
 from stnode.clock import Env
-from stnode.errors import Invalid, NotFound, StnodeError
+from stnode.errors import Invalid, NotFound, Refused, StnodeError
 from stnode.frontends.cli.app import App, Failures, pass_app
 from stnode.frontends.cli.download import Download
 from stnode.frontends.cli.output import JsonArray, Progress, long_line, short_line
 from stnode.frontends.cli.upload import PIECE, Upload
 from stnode.node.present import count_text, size_text
-from stnode.node.service import Entry, Service
+from stnode.node.service import Entry, Files, SealedFiles, Service
 
 T = TypeVar("T")
 PATH = "FOLDER/PATH"
@@ -28,9 +29,34 @@ _HELD_BACK_S = 1.0
 
 
 at_option = click.option("--at", metavar="TIME", default="", help=f"As it was then: {TIME_HELP}.")
+password_option = click.option(
+    "--password-file", default="", help="Holds the password of a receive-encrypted folder: decrypt it here; - reads it from standard input."
+)
 
 
-async def listed(service: Service, path: str, recursive: bool = False, at: str = "") -> AsyncIterator[tuple[Entry, ...]]:
+async def readable(service: SealedFiles, env: Env, path: str, source: str) -> Files:
+    """What the paths of a command are read from: the service itself, or, with a password file ("-": standard input), the plain side
+    of the path's encrypted folder."""
+    if not source:
+        return service
+    if not path:
+        raise click.UsageError("--password-file belongs to one folder: name it")
+    password = config.password(sys.stdin.read()) if source == "-" else config.read_password(source)
+    from stnode.node.unsealed import unseal  # cryptography takes a while to import, and few commands need it
+
+    return await unseal(service, env, path, password)
+
+
+async def tell_broken(files: Files, at: str, failures: Failures) -> None:
+    """Tells which items could not be shown, for their names do not decrypt."""
+    from stnode.node.unsealed import Unsealed
+
+    if isinstance(files, Unsealed):
+        for path, error in await files.broken(at):
+            failures.add(path, error)
+
+
+async def listed(service: Files, path: str, recursive: bool = False, at: str = "") -> AsyncIterator[tuple[Entry, ...]]:
     """All pages of a listing."""
     after: str | None = None
     while True:
@@ -47,40 +73,57 @@ async def listed(service: Service, path: str, recursive: bool = False, at: str =
 @click.option("-R", "recursive", is_flag=True, help="Show everything below.")
 @click.option("--json", "as_json", is_flag=True, help="Show a JSON array.")
 @at_option
+@password_option
 @pass_app
-def ls(app: App, path: str, long: bool, recursive: bool, as_json: bool, at: str) -> None:
-    """List folders, or what is in a directory of one."""
+def ls(app: App, path: str, long: bool, recursive: bool, as_json: bool, at: str, password_file: str) -> None:
+    """List folders, or what is in a directory of one.
 
-    async def work(service: Service, _: Env) -> None:
-        array = JsonArray()
-        async for entries in listed(service, path, recursive, await fixed(service, at)):
-            if as_json:
-                array.add(entries)
-                continue
-            lines = []
-            for entry in entries:
-                shown = entry.path.split("/", path.rstrip("/").count("/") + 1)[-1] if recursive else entry.name
-                lines.append(long_line(entry, shown) if long else short_line(entry, shown))
-            if lines:
-                click.echo("\n".join(lines))
-        if as_json:
-            array.end()
+    Of a receive-encrypted folder the encrypted names are shown, or, with its password, the plain ones.
+    """
+
+    async def work(service: Service, env: Env) -> None:
+        files = await readable(service, env, path, password_file)
+        await shown(files, path, recursive, await fixed(files, at), long=long, as_json=as_json)
 
     app.run(work)
+
+
+async def shown(files: Files, path: str, recursive: bool, moment: str, *, long: bool, as_json: bool) -> None:
+    """Prints a listing."""
+    array, failures = JsonArray(), Failures()
+    async for entries in listed(files, path, recursive, moment):
+        if as_json:
+            array.add(entries)
+            continue
+        lines = []
+        for entry in entries:
+            name = entry.path.split("/", path.rstrip("/").count("/") + 1)[-1] if recursive else entry.name
+            lines.append(long_line(entry, name) if long else short_line(entry, name))
+        if lines:
+            click.echo("\n".join(lines))
+    if as_json:
+        array.end()
+    await tell_broken(files, moment, failures)
+    failures.finish()
 
 
 @click.command()
 @click.argument("paths", metavar=f"{PATH}...", nargs=-1, required=True)
 @at_option
+@password_option
 @pass_app
-def cat(app: App, paths: tuple[str, ...], at: str) -> None:
+def cat(app: App, paths: tuple[str, ...], at: str, password_file: str) -> None:
     """Write files to standard output."""
 
     async def work(service: Service, env: Env) -> None:
         out = sys.stdout.buffer
         moment = await fixed(service, at)
+        readers: dict[str, Files] = {}
         for path in paths:
-            async with aclosing(cast("Any", service.read(path, at=moment))) as pieces:
+            folder = path.partition("/")[0]
+            if folder not in readers:
+                readers[folder] = await readable(service, env, path, password_file)
+            async with aclosing(cast("Any", readers[folder].read(path, at=moment))) as pieces:
                 async for piece in pieces:
                     await env.threads.run(out.write, piece)
         await env.threads.run(out.flush)
@@ -92,35 +135,59 @@ def cat(app: App, paths: tuple[str, ...], at: str) -> None:
 @click.argument("path", metavar=PATH)
 @click.argument("local", metavar="[LOCAL]", required=False, type=click.Path(path_type=Path))
 @at_option
+@password_option
 @pass_app
-def get(app: App, path: str, local: Path | None, at: str) -> None:
+def get(app: App, path: str, local: Path | None, at: str, password_file: str) -> None:
     """Copy a file, or a directory with everything in it, to a local path.
 
     A directory's content goes into LOCAL. Running it again goes on where it stopped: what is there with the same size and time stays.
     """
 
-    app.run(lambda service, env: fetched(service, env, path, local, at))
+    async def work(service: Service, env: Env) -> None:
+        if not password_file:
+            await _require_plain(service, path)
+        await fetched(await readable(service, env, path, password_file), env, path, local, at)
+
+    app.run(work)
 
 
-async def fetched(service: Service, env: Env, path: str, local: Path | None, at: str) -> None:
+async def _require_plain(service: Service, path: str) -> None:
+    """Raises Refused for a directory of a receive-encrypted folder: its tree is only there for who has the password."""
+    top = await service.stat(path)
+    folder = top.path.partition("/")[0]
+    if top.type == "directory" and any(each.id == folder and each.type == "receiveencrypted" for each in await service.folder_list()):
+        raise Refused(
+            f"folder {folder!r} is encrypted: what it holds has no names here",
+            hint="give its password with --password-file; `stnode export` copies it as Syncthing stores encrypted folders",
+        )
+
+
+async def fetched(files: Files, env: Env, path: str, local: Path | None, at: str) -> None:
     """Copies what was at `path` to a local path (None: here, under its own name), and says what it did."""
-    moment = await fixed(service, at)
-    top = await service.stat(path, moment)
-    failures, progress = Failures(), Progress(env.clock, "got")
-    download = Download(service, env, failures, progress, moment)
+    done, failures = await copied(files, env, path, local, at, "got")
+    summary("got", done)
+    failures.finish()
+
+
+async def copied(files: Files, env: Env, path: str, local: Path | None, at: str, verb: str) -> tuple[Progress, Failures]:
+    """As `fetched`, and leaves it to the caller to say so."""
+    moment = await fixed(files, at)
+    top = await files.stat(path, moment)
+    failures, progress = Failures(), Progress(env.clock, verb)
+    download = Download(files, env, failures, progress, moment)
     try:
         if top.type == "directory":
-            await download.tree(top, listed(service, top.path, recursive=True, at=moment), local or Path(top.name))
+            await download.tree(top, listed(files, top.path, recursive=True, at=moment), local or Path(top.name))
         else:
             target = local or Path(top.name)
             await download.single(top, target / top.name if target.is_dir() and not target.is_symlink() else target)
     finally:
         progress.end()
-    _summary("got", progress)
-    failures.finish()
+    await tell_broken(files, moment, failures)
+    return progress, failures
 
 
-async def fixed(service: Service, at: str) -> str:
+async def fixed(service: Files, at: str) -> str:
     """A moment as one that stays the same while the command asks again and again; "" is now."""
     return str(await service.time_of(at)) if at else ""
 
@@ -150,7 +217,7 @@ def put(app: App, local: Path, path: str) -> None:
                 await upload.single(local, await _inside(service, path, local.name))
         finally:
             progress.end()
-        _summary("put", progress)
+        summary("put", progress)
         failures.finish()
 
     app.run(work)
@@ -172,7 +239,8 @@ async def _inside(service: Service, path: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}" if is_directory else path
 
 
-def _summary(verb: str, progress: Progress) -> None:
+def summary(verb: str, progress: Progress) -> None:
+    """One line on standard error of what a command has copied."""
     same = f", {progress.skipped:,} were there already" if progress.skipped else ""
     click.echo(f"{verb} {count_text(progress.files, 'file', 'files')}, {size_text(progress.bytes)}{same}", err=True)
 

@@ -18,12 +18,12 @@ import click
 
 from stnode import __version__
 from stnode.errors import Full, Internal, Invalid, Refused, StnodeError, Unavailable
-from stnode.frontends.cli import bucket, files, history, node, settings
+from stnode.frontends.cli import bucket, decrypt, files, history, node, settings
 from stnode.frontends.cli.app import App, tell_error
 from stnode.node.home import Home, default_home
 
 INTERRUPTED = 130
-_OURS = (*node.COMMANDS, *settings.COMMANDS, *files.COMMANDS, *history.COMMANDS, *bucket.COMMANDS)
+_OURS = (*node.COMMANDS, *settings.COMMANDS, *files.COMMANDS, *history.COMMANDS, *bucket.COMMANDS, *decrypt.COMMANDS)
 
 
 def make_cli(more: Sequence[click.Command] = ()) -> click.Group:
