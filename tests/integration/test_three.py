@@ -40,7 +40,7 @@ async def test_all_change_at_once(tmp_path: Path, store: StoreChoice) -> None:
     assert min(received) > sum(received) / 3 / 2, received
 
 
-@pytest.mark.timeout(480 + 30 * KILLS)
+@pytest.mark.timeout(480 + 60 * KILLS)
 @pytest.mark.parametrize("store", ["seaweedfs"], indirect=True)
 async def test_any_node_killed(tmp_path: Path, store: StoreChoice) -> None:
     rng = random.Random(20261122)
