@@ -18,6 +18,7 @@ from stnode.objectstore.faulty import FaultPlan
 from stnode.protocol.fileinfo import FileInfo
 from tests.sim.loop import Deadlock, run
 from tests.sim.witness import SimBucket, Truth, Violation, Watch
+from tests.support.cipherpeers import TrustedPeer
 from tests.support.fakepeer import FakePeer, content
 from tests.support.sealed import Sealed
 from tests.support.world import VirtualClock, World
@@ -25,6 +26,8 @@ from tests.support.world import VirtualClock, World
 BLOCK = 128 << 10
 ENCRYPTED_EACH = 7
 """Of so many seeds one is on an encrypted store."""
+UNREADABLE_EACH = 11
+"""Of so many seeds in one the nodes are untrusted devices: their folder holds what the devices encrypt."""
 NAMES = ("x", "y.txt", "d/x", "d/y", "d/e/x", "z")
 CALM = FaultPlan()
 DARK = FaultPlan(unreachable=1.0)
@@ -55,6 +58,7 @@ class Cluster:
         self.bucket = SimBucket(Env(self.clock, SeededRandomness(f"bucket {self.seed}"), InlineThreads()))
         self.truth = Truth(self.bucket, self.violate)
         self.bucket.on_restore = self.truth.rewind
+        self.unreadable = self.seed % UNREADABLE_EACH == UNREADABLE_EACH - 1
         self._violated = asyncio.Event()
 
     def violate(self, invariant: str, message: str) -> None:
@@ -81,10 +85,11 @@ class Cluster:
             self.worlds.append(await stack.enter_async_context(world))
         count = max(len(self.worlds), self.random.choice((2, 3)))
         for number in range(count):
-            peer = self.worlds[number % len(self.worlds)].peer("abc"[number], follows=True)
+            kind = TrustedPeer if self.unreadable else FakePeer
+            peer = self.worlds[number % len(self.worlds)].peer_of(kind, "abc"[number], follows=True)
             peer.committed = self._committed
             self.peers.append(peer)
-        await self.worlds[0].share(*self.peers)
+        await self.worlds[0].share(*self.peers, type="receiveencrypted" if self.unreadable else "sendreceive")
         for world in self.worlds[1:]:
             await world.node.store.follow_to_head()
             await world.node.load_settings()
@@ -133,7 +138,9 @@ class Cluster:
             case 4:
                 await self._crash(world, keep_cache=rng.random() < 0.5)
             case 5:
-                peer.answers = rng.choice((peer.answer, lambda _request: (b"", 1), lambda request: (b"\1" * request.size, 0)))
+                lies = lambda request: (b"\1" * request.size, 0)  # noqa: E731
+                # What a trusted device makes up an untrusted node has to believe.
+                peer.answers = rng.choice((peer.answer, lambda _request: (b"", 1), peer.answer if self.unreadable else lies))
             case 6:
                 await asyncio.sleep(rng.choice((1, 10, 100)))
             case 7:
@@ -168,10 +175,13 @@ class Cluster:
                 known.session.link.abort()
 
     def _edit(self, peer: FakePeer, step: int) -> None:
-        """One change of a user, by what the device has."""
+        """One change of a user, by what the device has. Through untrusted nodes devices change different files: of versions made at once
+        those keep the one with the greater sum of counters, whatever the devices think (ADR 0035)."""
         rng, files = self.random, peer.folder().files
+        own = f"{peer.name} " if self.unreadable else ""
         live = sorted(name for name, held in files.items() if held.live and held.info.type.name == "FILE")
-        name = rng.choice(NAMES)
+        live = [name for name in live if name.startswith((own, f"renamed {own}"))]
+        name = own + rng.choice(NAMES)
         peer.now_s += rng.randrange(3)
         match rng.randrange(8):
             case 0 | 1 | 2:
@@ -185,7 +195,7 @@ class Cluster:
                 self._delete(peer, rng.choice(live))
             case 4 if live:
                 old = rng.choice(live)
-                self.truth.may_be_deleted.add(old)
+                self.truth.may_be_deleted.add(peer.stored_name(old))
                 peer.rename(old, f"renamed {peer.name} {step % 5}")
             case 5 if live:
                 old = rng.choice(live)
@@ -194,10 +204,10 @@ class Cluster:
                 old = rng.choice(live)
                 peer.write(old, files[old].data + content(f"{peer.name} {step}", 100))
             case _:
-                peer.symlink(f"link {rng.randrange(2)}", f"{peer.name} {step}")
+                peer.symlink(f"{own}link {rng.randrange(2)}", f"{peer.name} {step}")
 
     def _delete(self, peer: FakePeer, name: str) -> None:
-        self.truth.may_be_deleted.add(name)
+        self.truth.may_be_deleted.add(peer.stored_name(name))
         peer.delete(name)
 
     # ---- ending
@@ -238,7 +248,8 @@ class Cluster:
 
     def _same(self) -> bool:
         live = self.peers[0].folder().live()
-        idle = all(world.runner().state == "idle" and world.live() == sorted(live) for world in self.worlds)
+        stored = sorted(map(self.peers[0].stored_name, live))
+        idle = all(world.runner().state == "idle" and world.live() == stored for world in self.worlds)
         return idle and all(peer.folder().live() == live for peer in self.peers)
 
     async def check(self) -> None:
@@ -246,11 +257,13 @@ class Cluster:
         for peer in self.peers:
             for name, held in peer.folder().files.items():
                 for world in self.worlds:
-                    if held.live and world.version(name) != held.info.version:
-                        self.violate("state", f"{peer.name} has {name} {held.info.version}, {world.name} {world.version(name)}")
-        for name, (kind, data) in self.peers[0].folder().live().items():
+                    stored = world.version(peer.stored_name(name))
+                    if held.live and stored != peer.stored_version(held.info):
+                        self.violate("state", f"{peer.name} has {name} {held.info.version}, {world.name} {stored}")
+        peer = self.peers[0]
+        for name, (kind, data) in peer.folder().live().items():
             for world in self.worlds:
-                if kind == "FILE" and await world.content(name) != data:
+                if kind == "FILE" and peer.plain_content(name, await world.content(peer.stored_name(name))) != data:
                     self.violate("content", f"{world.name} has another content of {name} than the devices")
 
 

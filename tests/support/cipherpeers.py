@@ -11,6 +11,7 @@ from stnode.protocol import encryption, fileinfo
 from stnode.protocol.encryption import FolderCipher
 from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.messages import ClusterConfig, ClusterFolder, Event, FolderID, Index, Request, Response
+from stnode.protocol.vector import Vector
 from tests.support.fakepeer import FOLDER, Answer, FakeFolder, FakePeer, _Handler
 
 PASSWORD = "correct horse"
@@ -29,6 +30,15 @@ class TrustedPeer(FakePeer):
 
     def encoded(self, info: FileInfo) -> bytes:
         return self.cipher.encrypt_item(super().encoded(info))
+
+    def stored_name(self, name: str) -> str:
+        return self.cipher.encrypt_name(name)
+
+    def stored_version(self, info: FileInfo) -> Vector:
+        return ((1, sum(value for _, value in info.version)),)
+
+    def plain_content(self, name: str, stored: bytes, folder: str = FOLDER) -> bytes:
+        return opened(self.cipher, self.folder(folder).files[name].info, stored)
 
     def _entry(self, folder: FakeFolder) -> ClusterFolder:
         entry = super()._entry(folder)

@@ -246,6 +246,18 @@ class FakePeer:
         )
         return self.announce(info, data, folder)
 
+    # --- how the node keeps what this peer has
+
+    def stored_name(self, name: str) -> str:
+        return name
+
+    def stored_version(self, info: FileInfo) -> Vector:
+        return info.version
+
+    def plain_content(self, name: str, stored: bytes, folder: str = FOLDER) -> bytes:
+        """A file's bytes, given those that the node has stored for it."""
+        return stored
+
     def push(self) -> None:
         """Sends what has changed, if the folder is being exchanged."""
         for folder in self.folders.values():

@@ -155,7 +155,8 @@ class World:
         await self.turns(20)
         if kind is None:
             assert not self._env.tasks, f"tasks of peers left: {self._env.tasks}"
-            assert not [trouble for peer in self.peers.values() for trouble in peer.troubles]
+            troubles = [trouble for peer in self.peers.values() for trouble in peer.troubles]
+            assert not troubles, troubles
 
     # --- the node
 
