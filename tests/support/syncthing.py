@@ -144,11 +144,22 @@ class SyncthingProcess:
         device = base | {"deviceID": device_id, "name": name, "addresses": [address], "paused": False} | settings
         await self.rest("PUT", f"config/devices/{device_id}", device)
 
-    async def add_folder(self, folder: str, path: Path, devices: Iterable[str], kind: str = "sendreceive", **settings: object) -> None:
-        """Adds or replaces a folder shared with `devices`. `settings` are keys of Syncthing's folder configuration."""
+    async def add_folder(
+        self,
+        folder: str,
+        path: Path,
+        devices: Iterable[str],
+        kind: str = "sendreceive",
+        *,
+        passwords: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
+        """Adds or replaces a folder shared with `devices`, encrypted for those that `passwords` names. `settings` are keys of Syncthing's
+        folder configuration."""
         path.mkdir(parents=True, exist_ok=True)
         base = await self.rest("GET", "config/defaults/folder")
-        shared = [{"deviceID": device} for device in (self.device_id, *devices)]
+        secret = passwords or {}
+        shared = [{"deviceID": device, "encryptionPassword": secret.get(device, "")} for device in (self.device_id, *devices)]
         own = {"id": folder, "label": folder, "path": str(path), "type": kind, "devices": shared, "rescanIntervalS": 0}
         watcher = {"fsWatcherEnabled": self._fs_watcher, "fsWatcherDelayS": 0.1 if self.version != OLD else 1}
         await self.rest("PUT", f"config/folders/{folder}", base | own | watcher | settings)
