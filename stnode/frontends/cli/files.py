@@ -145,15 +145,15 @@ def get(app: App, path: str, local: Path | None, at: str, password_file: str) ->
 
     async def work(service: Service, env: Env) -> None:
         if not password_file:
-            await _require_plain(service, path)
+            await require_plain(service, path, at)
         await fetched(await readable(service, env, path, password_file), env, path, local, at)
 
     app.run(work)
 
 
-async def _require_plain(service: Service, path: str) -> None:
+async def require_plain(service: Service, path: str, at: str) -> None:
     """Raises Refused for a directory of a receive-encrypted folder: its tree is only there for who has the password."""
-    top = await service.stat(path)
+    top = await service.stat(path, at)
     folder = top.path.partition("/")[0]
     if top.type == "directory" and any(each.id == folder and each.type == "receiveencrypted" for each in await service.folder_list()):
         raise Refused(

@@ -14,7 +14,7 @@ import click
 from stnode.clock import Env
 from stnode.errors import Conflict
 from stnode.frontends.cli.app import App, Failures, pass_app
-from stnode.frontends.cli.files import PATH, TIME_HELP, fetched, fixed, let_go
+from stnode.frontends.cli.files import PATH, TIME_HELP, fetched, fixed, let_go, require_plain
 from stnode.frontends.cli.output import JsonArray, Progress, printable, show_json, table
 from stnode.node.present import count_text, size_text
 from stnode.node.service import History, ItemVersion, RestoreChange, RestoreStep, Service
@@ -113,7 +113,12 @@ def restore(app: App, path: str, at: str, local: Path | None, exact: bool, dry_r
     if local is not None:
         if exact or dry_run or as_json:
             raise click.UsageError("--to goes without --exact, --dry-run and --json; `stnode ls -R --at` shows what there is")
-        app.run(lambda service, env: fetched(service, env, path, local, at))
+
+        async def fetch(service: Service, env: Env) -> None:
+            await require_plain(service, path, at)
+            await fetched(service, env, path, local, at)
+
+        app.run(fetch)
         return
 
     async def work(service: Service, env: Env) -> RestoreStep:

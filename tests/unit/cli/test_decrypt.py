@@ -294,6 +294,7 @@ def test_commands_of_a_node(run: Run, tree: tuple[str, ...], tmp_path: Path) -> 
     assert (code, out.strip()) == (0, encrypted[0]["path"].rpartition("/")[2])
     code, _, err = run(*home, "get", FOLDER, tmp_path / "sealed")
     assert (code, "--password-file" in err, (tmp_path / "sealed").exists()) == (77, True, False)
+    assert run(*home, "restore", FOLDER, "--at", "1s", "--to", tmp_path / "sealed")[0] == 77
     assert run(*home, "get", encrypted[0]["path"], tmp_path / "sealed")[0] == 0
     assert (tmp_path / "sealed").stat().st_size == encrypted[0]["size"]
 
