@@ -49,6 +49,14 @@ class DeviceState(LinkState[Session]):
     last_seen_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A folder that a device lists and that is not shared with it. `encrypted`: it has a password token for us."""
+
+    label: str
+    encrypted: bool
+
+
 class Connections:
     """Listeners, dialers and sessions of a node, and the host that its sessions ask (`session.SessionHost`).
 
@@ -88,7 +96,7 @@ class Connections:
         self._moved = (0, 0)
         self.states: dict[DeviceID, DeviceState] = {}
         self.pending_devices: dict[DeviceID, str] = {}
-        self.pending_folders: dict[tuple[DeviceID, str], str] = {}
+        self.pending_folders: dict[tuple[DeviceID, str], Offer] = {}
 
     # --- life
 
@@ -143,8 +151,8 @@ class Connections:
         self.pending_devices = {device: address for device, address in self.pending_devices.items() if device not in devices}
         shared = {device: {runner.settings.folder_id for runner in self._shared_with(device)} for device, _ in self.pending_folders}
         self.pending_folders = {
-            (device, folder): label
-            for (device, folder), label in self.pending_folders.items()
+            (device, folder): offer
+            for (device, folder), offer in self.pending_folders.items()
             if device in devices and folder not in shared[device]
         }
 
@@ -325,14 +333,15 @@ class Connections:
         """The folders that both sides list and that run on both. Raises ProtocolError when the two do not agree on a folder's
         encryption."""
         runners = {runner.settings.folder_id: runner for runner in self._shared_with(session.device_id)}
-        self.pending_folders = {asked: label for asked, label in self.pending_folders.items() if asked[0] != session.device_id}
+        self.pending_folders = {asked: offer for asked, offer in self.pending_folders.items() if asked[0] != session.device_id}
         shared: dict[str, Agreed] = {}
         for folder in config.folders:
             runner = runners.get(folder.id)
             theirs, ours = folder.device(session.device_id), folder.device(self._identity.device_id)
             if runner is None:
                 if len(self.pending_folders) < _PENDING_KEPT:
-                    self.pending_folders[(session.device_id, folder.id)] = folder.label
+                    encrypted = any(entry is not None and entry.encryption_password_token for entry in (theirs, ours))
+                    self.pending_folders[session.device_id, folder.id] = Offer(folder.label, encrypted)
             elif theirs is not None and ours is not None and not folder.paused:
                 cipher = await self._cipher(runner.settings, session.device_id)
                 await self._agree(runner, session.device_id, cipher, theirs, ours)

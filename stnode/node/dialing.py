@@ -17,6 +17,7 @@ from stnode.protocol.deviceid import DeviceID
 
 _FIRST_WAIT_S: Final = 1.0
 _LONGEST_WAIT_S: Final = 60.0
+_LASTING_S: Final = 10.0
 _DEAD_AFTER_S: Final = 120.0
 S = TypeVar("S", bound=PeerSession)
 
@@ -52,8 +53,8 @@ class Dialer:
     async def keep_dialing(
         self, device: DeviceID, known: LinkState[S], addresses: Callable[[], Sequence[str]], *, first_s: float = 0.0
     ) -> None:
-        """Connects whenever the device is not connected, until it has no address; waits longer after each failure, and `first_s` before
-        the first attempt."""
+        """Connects whenever the device is not connected, until it has no address; waits longer after each failure, also of a connection that
+        was ended within ten seconds, and `first_s` before the first attempt."""
         wait_s = _FIRST_WAIT_S
         try:
             if first_s:
@@ -65,8 +66,10 @@ class Dialer:
                             break
                 known.wake.clear()
                 if known.session is not None:
-                    wait_s = _FIRST_WAIT_S
+                    began = self.env.clock.monotonic()
                     await known.wake.wait()
+                    if self.env.clock.monotonic() - began >= _LASTING_S:
+                        wait_s = _FIRST_WAIT_S
                 await self.env.clock.sleep(self.env.random.uniform(wait_s / 2, wait_s))
                 wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
         finally:

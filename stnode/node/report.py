@@ -89,7 +89,8 @@ class Reporter:
             devices=tuple(self._device(id_, settings, completion.get(id_)) for id_, settings in sorted(node.devices.items())),
             pending_devices=tuple(PendingDevice(deviceid.format(id_), address) for id_, address in connections.pending_devices.items()),
             pending_folders=tuple(
-                PendingFolder(folder, label, deviceid.format(id_)) for (id_, folder), label in connections.pending_folders.items()
+                PendingFolder(folder, offer.label, deviceid.format(id_), offer.encrypted)
+                for (id_, folder), offer in connections.pending_folders.items()
             ),
             siblings=tuple(self._sibling(id_, heartbeat) for id_, heartbeat in sorted(node.siblings.others.items())),
             in_sync=running and store.unavailable_since_s is None and all(map(_is_in_sync, folders)),

@@ -53,6 +53,8 @@ _log = get_logger(__name__)
 _CONTROL_QUEUE = 4
 _REQUEST_QUEUE = 10_000
 _STUCK_AFTER_S = 120.0
+_ANSWER_S = 5.0
+"""A ClusterConfig that comes so soon after ours may be the answer to it."""
 _STUCK_BYTES = 16 << 10
 _SERVE_BATCH = 256
 _SERVE_TASKS = 2
@@ -104,6 +106,8 @@ class Session(PeerSession):
         super().__init__(env, device_id, connection)
         self._host = host
         self._config: ClusterConfig | None = None
+        self._sent_config: ClusterConfig = ClusterConfig()
+        self._sent_config_at = 0.0
         self.device = device
         self.hello: Hello | None = None
         self.bytes_in_flight = 0
@@ -345,7 +349,9 @@ class Session(PeerSession):
 
     async def _send_config(self) -> None:
         """Follows the journal to its head, so that no peer sees an older state than before (R15), then says what we share."""
-        self._conn.send_cluster_config(await self._host.cluster_config(self))
+        self._sent_config = await self._host.cluster_config(self)
+        self._sent_config_at = self._env.clock.monotonic()
+        self._conn.send_cluster_config(self._sent_config)
         self.flush()
 
     async def _configured(self, config: ClusterConfig, *, again: bool = False) -> None:
@@ -354,6 +360,8 @@ class Session(PeerSession):
         if config.secondary:
             return
         self._config = config
+        if not again and self._lacks_a_token(config) and self._env.clock.monotonic() - self._sent_config_at > _ANSWER_S:
+            self._config_due = True
         wanted = await self._host.shared_folders(self, config)
         for folder, shared in list(self.folders.items()):
             if folder not in wanted or wanted[folder].runner is not shared.runner:
@@ -376,6 +384,16 @@ class Session(PeerSession):
             self.folders[folder] = shared
             runner.peer_up(self)
         self._announce_wake.set()
+
+    def _lacks_a_token(self, config: ClusterConfig) -> bool:
+        """Whether the device lists a folder no longer, or not yet, that we give it encrypted. One that has just made it there lists it only
+        after it has heard our token, and a real one heard it, if at all, before there was the folder: our ClusterConfig goes out again. Not
+        in answer to an answer, so that two nodes do not go on for ever."""
+        return any(
+            entry.encryption_password_token and config.folder(folder.id) is None
+            for folder in self._sent_config.folders
+            if (entry := folder.device(self.device_id)) is not None
+        )
 
     async def _serve_loop(self) -> None:
         """Requests in batches. Stops while the peer does not take what it asked for."""

@@ -150,11 +150,12 @@ class PendingDevice:
 
 @dataclass(frozen=True, slots=True)
 class PendingFolder:
-    """A folder that a device wants to share and that is not here, or not shared with it."""
+    """A folder that a device wants to share and that is not here, or not shared with it. `encrypted`: it gives it to this node encrypted."""
 
     id: str
     label: str
     device: str
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,13 @@ from stnode.protocol.deviceid import DeviceID, short_id
 from stnode.protocol.fileinfo import FileInfo
 from stnode.repo import layout, state
 from stnode.repo.codec import Body, PackAdded, Partial, Section, Slot, decode_slot
+from stnode.repo.pack import TOKEN_BYTES
 from stnode.repo.packlist import PackGone, read_list
 from stnode.repo.proposal import PackTable
 from stnode.repo.records import Draft, DraftSet, Extents, HistoryRule, SetKind, Status
 from stnode.repo.repair import read_set_aside
 from stnode.repo.restore import read_content
-from stnode.repo.settings import FolderSettings
+from stnode.repo.settings import ENCRYPTED, FolderSettings
 from stnode.repo.slots import NamedSlots
 from stnode.repo.store import SettingsChange, Store
 
@@ -273,7 +274,8 @@ def _told(conn: Connection, extents: Extents, added: dict[int, str], first_new_p
 
 async def folders_of_packs(objects: ObjectStore, known: Mapping[str, FolderSettings], random: Randomness) -> list[FolderSettings]:
     """Folders by what the keys of packs say of them: ID and incarnation, the youngest of each ID, with new index IDs; the rest from `known`, the
-    settings that somebody remembers, by folder ID. A long ID is a hash in the key, so it must be known."""
+    settings that somebody remembers, by folder ID. A long ID is a hash in the key, so it must be known. Of what nobody remembers the packs
+    tell whether others encrypted it."""
     youngest: dict[str, str] = {}
     async for meta in objects.list("packs/"):
         fkey, name = meta.key.split("/")[1], layout.object_id(meta.key)
@@ -285,6 +287,17 @@ async def folders_of_packs(objects: ObjectStore, known: Mapping[str, FolderSetti
         ids = [each for each in known if layout.folder_key(each, incarnation) == fkey]
         folder_id = ids[0] if ids else layout.folder_id(fkey)
         if folder_id:
-            settings = known.get(folder_id) or FolderSettings(folder_id, incarnation, 0)
+            settings = known.get(folder_id)
+            if settings is None:
+                encrypted = await _holds_tokens(objects, layout.pack_key(fkey, youngest[fkey]))
+                settings = FolderSettings(folder_id, incarnation, 0, type=ENCRYPTED if encrypted else "sendreceive")
             found[folder_id] = replace(settings, incarnation=incarnation, index_id=random.uint64())
     return list(found.values())
+
+
+async def _holds_tokens(objects: ObjectStore, key: Key) -> bool:
+    """Whether a pack is one of a receive-encrypted folder; False where it cannot be read."""
+    try:
+        return (await read_list(objects, key)).hash_bytes == TOKEN_BYTES
+    except (Corrupt, PackGone):
+        return False

@@ -78,9 +78,10 @@ class TrustedPeer(FakePeer):
 
 
 class UntrustedPeer(FakePeer):
-    """Keeps what it gets, as it gets it, and the first token that it hears."""
+    """Keeps what it gets, as it gets it, and the first token that it hears once it `has_folder`."""
 
     token = b""
+    has_folder = True
 
     def _entry(self, folder: FakeFolder) -> ClusterFolder:
         entry = super()._entry(folder)
@@ -91,7 +92,7 @@ class UntrustedPeer(FakePeer):
         return super().config() if self.token else ClusterConfig()
 
     def handle(self, handler: _Handler, event: Event) -> None:
-        if isinstance(event, ClusterConfig) and not self.token:
+        if isinstance(event, ClusterConfig) and not self.token and self.has_folder:
             for folder in event.folders:
                 entry = folder.device(self.device)
                 self.token = entry.encryption_password_token if entry is not None else b""

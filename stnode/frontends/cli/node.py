@@ -222,8 +222,10 @@ def _pending(status: NodeStatus) -> list[str]:
     asked = [f"{d.id} tried to connect from {d.address}: `stnode device add {d.id}`" for d in status.pending_devices]
     for folder in status.pending_folders:
         what = f"{folder.id} ({folder.label})" if folder.label else folder.id
+        encrypted, kind = (" encrypted", " --type receiveencrypted") if folder.encrypted else ("", "")
         asked.append(
-            f"{names.get(folder.device, folder.device[:7])} offers the folder {what}: `stnode folder add` it, or `folder set --add-device`"
+            f"{names.get(folder.device, folder.device[:7])} offers the folder {what}{encrypted}: "
+            f"`stnode folder add{kind}` it, or `folder set --add-device`"
         )
     return [printable(line) for line in asked]
 

@@ -324,6 +324,36 @@ async def test_passwords_differ() -> None:
 
 
 @simulated
+async def test_a_device_that_makes_its_folder_later_is_told_the_token_again() -> None:
+    async with World() as world:
+        cloud = world.peer_of(UntrustedPeer, "cloud", follows=True)
+        cloud.has_folder = False
+        laptop = world.peer("laptop")
+        await world.share(cloud, laptop, passwords={"cloud": PASSWORD})
+        await cloud.connect()
+        await laptop.connect()
+        fill(laptop)
+        await world.pause(30)
+        assert len(cloud.configs) < 4  # nobody answers for ever
+        cloud.has_folder = True
+        cloud.send_config()  # the same as before: it has no token to list the folder with
+        await world.until(lambda: len(cloud.folder().files) == len(SIZES) + 2)
+
+
+@simulated
+async def test_an_offer_says_that_it_is_encrypted() -> None:
+    async with World() as world:
+        peer = world.peer_of(TrustedPeer, "a")
+        await world.share(peer, folder="other")
+        peer.folder("other").shared = False
+        peer.folder(FOLDER)
+        await peer.connect()
+        await world.until(lambda: world.node.connections.pending_folders)
+        [offer] = world.node.connections.pending_folders.values()
+        assert offer.encrypted
+
+
+@simulated
 async def test_an_untrusted_device_is_named_to_nobody_else() -> None:
     async with World() as world:
         cloud = await trusted_node(world)

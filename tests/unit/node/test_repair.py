@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from stnode.clock import Env, system_env
+from stnode.clock import Env, InlineThreads, SeededRandomness, SystemClock, system_env
 from stnode.config import Config, StoreSection
 from stnode.errors import Corrupt, Refused
 from stnode.net.identity import load_or_generate
@@ -21,8 +22,11 @@ from stnode.node.repairing import repair_store
 from stnode.node.service import FolderSettings, RepairPlan, RepairReport, RepairWish
 from stnode.objectstore.base import Key
 from stnode.objectstore.localdir import LocalDirStore
+from stnode.objectstore.memory import MemoryStore
 from stnode.repo import layout, state
 from stnode.repo.heartbeat import Heartbeat, Heartbeats
+from stnode.repo.pack import encode_footer, plain_list
+from stnode.repo.salvage import folders_of_packs
 from stnode.repo.store import Store
 
 pytestmark = pytest.mark.expects_log("restored from the store|manifest is not whole|journal cannot go on|previous manifest")
@@ -273,3 +277,14 @@ def test_folder_ids_are_read_from_keys() -> None:
         assert layout.folder_id(layout.folder_key(folder_id, "0123456789abcdef")) == folder_id
     assert layout.folder_id(layout.folder_key("x" * 200, "0123456789abcdef")) is None
     assert layout.folder_id("docs") is None
+
+
+async def test_packs_tell_whether_a_forgotten_folder_is_an_encrypted_one() -> None:
+    env = Env(SystemClock(), SeededRandomness("packs"), InlineThreads())
+    bucket = MemoryStore(env)
+    for folder_id, width, checks in (("plain", 32, None), ("sealed", 48, array("Q", [1]))):
+        footer = encode_footer(plain_list(width, [bytes(width)], [5], checks))
+        key = layout.pack_key(layout.folder_key(folder_id, "0123456789abcdef"), layout.mint(1_700_000_000_000_000, env.random))
+        await bucket.put(key, [b"12345", footer])
+    found = await folders_of_packs(bucket, {}, env.random)
+    assert {folder.folder_id: folder.type for folder in found} == {"plain": "sendreceive", "sealed": "receiveencrypted"}
