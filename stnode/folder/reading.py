@@ -30,8 +30,8 @@ from stnode.repo.settings import FolderSettings
 PAGE: Final = 1000
 
 _READ_BYTES: Final = 4 << 20
-_SEALED_BYTES: Final = 4 << 20
-_SEALED_ROWS: Final = 100
+_SEALED_BYTES: Final = 1 << 20
+_SEALED_ROWS: Final = 20
 _JUMP_ROWS: Final = 64
 _ROOT_PERMISSIONS: Final = 0o755
 _HISTORY_HINT: Final = "`stnode history` shows which versions there are"
