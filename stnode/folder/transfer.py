@@ -46,8 +46,11 @@ class Source(Protocol):
     """A connected device that can be asked for blocks. `device` is the small local number of the folder index."""
 
     device: int
-    bytes_in_flight: int
-    requests_in_flight: int
+
+    @property
+    def bytes_in_flight(self) -> int: ...
+    @property
+    def requests_in_flight(self) -> int: ...
 
     def request(self, receiver: Transfer, folder: str, asks: Sequence[Ask]) -> None:
         """Queues the requests; every one of them comes back through `Transfer.answered` or `Transfer.source_down`."""

@@ -21,11 +21,12 @@ from typing import Any, Protocol, assert_never
 from stnode.clock import Env
 from stnode.errors import ProtocolError
 from stnode.folder.runner import FolderRunner
-from stnode.folder.transfer import Answer, Ask, Context, Transfer
+from stnode.folder.transfer import Answer, Ask, Transfer
 from stnode.net.base import Link
 from stnode.node.announcer import Announcer
+from stnode.node.asks import Answers, Asks
 from stnode.node.peer_session import PeerSession
-from stnode.node.sealed_blocks import Asked, decrypt_answers, decrypt_items, decrypt_requests, encrypt_blocks, encrypt_requests
+from stnode.node.sealed_blocks import decrypt_items, decrypt_requests, encrypt_blocks
 from stnode.protocol import fileinfo
 from stnode.protocol.announce import Start
 from stnode.protocol.blocks import TOKEN_BYTES
@@ -52,13 +53,10 @@ _log = get_logger(__name__)
 
 _CONTROL_QUEUE = 4
 _REQUEST_QUEUE = 10_000
-_STUCK_AFTER_S = 120.0
 _ANSWER_S = 5.0
 """A ClusterConfig that comes so soon after ours may be the answer to it."""
-_STUCK_BYTES = 16 << 10
 _SERVE_BATCH = 256
 _SERVE_TASKS = 2
-_UNSEAL_TASKS = 2
 _FLUSH_BYTES = 4 << 20
 
 
@@ -110,14 +108,9 @@ class Session(PeerSession):
         self._sent_config_at = 0.0
         self.device = device
         self.hello: Hello | None = None
-        self.bytes_in_flight = 0
-        self.requests_in_flight = 0
+        self._asks = Asks(env, self._spawn, self._send_requests, self._deliver, self._bytes_in)
         self.folders: dict[str, _Shared] = {}
         self._formerly_shared: set[str] = set()
-        self._inflight: dict[int, Asked] = {}
-        self._sealed: deque[tuple[Asked, Response]] = deque()
-        self._unsealing = 0
-        self._next_id = 0
         self._control: deque[ClusterConfig | Index] = deque()
         self._control_wake = asyncio.Event()
         self._requests: deque[Request] = deque()
@@ -127,8 +120,6 @@ class Session(PeerSession):
         self._writable.set()
         self._stalled = False
         self._config_due = False
-        self._progress_at = 0.0
-        self._progress_bytes = 0
 
     # --- the link (net.base.LinkHandler)
 
@@ -151,7 +142,7 @@ class Session(PeerSession):
             else:
                 self._handle(event)
         if responses:
-            self._answered(responses)
+            self._asks.came(responses)
         self.flush()
 
     def pause_writing(self) -> None:
@@ -165,10 +156,7 @@ class Session(PeerSession):
     def link_lost(self, reason: Exception | None) -> None:
         """The link is gone: requests are given back, tasks end."""
         self._lost(reason)
-        lost: dict[Transfer, list[Context]] = {}
-        for transfer, context, *_ in self._inflight.values():
-            lost.setdefault(transfer, []).append(context)
-        self._inflight.clear()
+        lost = self._asks.give_back()
         for shared in self.folders.values():
             shared.runner.peer_down(self, lost.pop(shared.runner.transfer, []))
         for transfer, contexts in lost.items():
@@ -176,30 +164,28 @@ class Session(PeerSession):
         self.folders.clear()
         self._host.ended(self, self.last_error)
 
-    # --- for the folders
+    # --- for the folders (folder.transfer.Source)
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes that were asked for and have not come."""
+        return self._asks.bytes_in_flight
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests that are not answered."""
+        return self._asks.requests_in_flight
 
     def request(self, receiver: Transfer, folder: str, asks: Sequence[Ask]) -> None:
-        """Asks for blocks (folder.transfer.Source)."""
-        if not self._inflight:
-            self._note_progress()
-        shared = self.folders.get(folder)
-        cipher = None if shared is None else shared.cipher
-        requests: list[Request] = []
-        for name, offset, size, digest, index, context in asks:
-            self._next_id = self._next_id + 1 & 0x7FFFFFFF
-            self._inflight[self._next_id] = (receiver, context, size, cipher)
-            self.bytes_in_flight += size
-            requests.append(Request(self._next_id, FolderID(folder), name, offset, size, digest, False, index))
-        self.requests_in_flight += len(requests)
-        if cipher is None:
-            self._conn.send_requests(requests)
-            self.flush()
-        else:
-            self._spawn(self._request_encrypted(cipher, requests), "request")
+        """Asks for blocks of a folder that is shared on this connection."""
+        self._asks.ask(receiver, folder, asks, self.folders[folder].cipher)
 
-    async def _request_encrypted(self, cipher: FolderCipher, requests: Sequence[Request]) -> None:
-        self._conn.send_requests(await self._env.threads.run(encrypt_requests, cipher, requests))
+    def _send_requests(self, requests: Sequence[Request]) -> None:
+        self._conn.send_requests(requests)
         self.flush()
+
+    def _bytes_in(self) -> int:
+        return 0 if self.link is None else self.link.bytes_in
 
     def announce(self, fid: int) -> None:
         """Something was committed."""
@@ -246,75 +232,19 @@ class Session(PeerSession):
                 self.link.pause_reading()
         elif len(self._control) <= _CONTROL_QUEUE // 2 and len(self._requests) <= _REQUEST_QUEUE // 2:
             self._stalled = False
-            self._note_progress()
+            self._asks.note_progress()
             self.link.resume_reading()
 
-    def _answered(self, responses: list[Response]) -> None:
-        answers: list[tuple[Transfer, Answer]] = []
-        for response in responses:
-            asked = self._inflight.get(response.id)
-            if asked is None:
-                continue  # late or invented: ignored, as real peers do
-            if asked[3] is not None:
-                self._sealed.append((asked, response))
-                continue
-            self._over(response.id)
-            answers.append((asked[0], (asked[1], response.data, response.code)))
-        if answers:
-            self._deliver(answers)
-        if self._sealed:
-            self._note_progress()
-            if self._unsealing < _UNSEAL_TASKS:
-                self._unsealing += 1
-                self._spawn(self._unseal(), "unseal")
-
-    async def _unseal(self) -> None:
-        """Decrypts the blocks that have come, a batch per thread hop, until none is left. Until then they count as not answered."""
-        try:
-            while self._sealed:
-                batch, size = [], 0
-                while self._sealed and size < _FLUSH_BYTES:
-                    batch.append(self._sealed.popleft())
-                    size += len(batch[-1][1].data)
-                opened = await self._env.threads.run(decrypt_answers, batch)
-                self._deliver([each for each, (_, response) in zip(opened, batch, strict=True) if self._over(response.id)])
-        finally:
-            self._unsealing -= 1
-
-    def _over(self, request_id: int) -> bool:
-        """The request is answered; False if it was before."""
-        asked = self._inflight.pop(request_id, None)
-        if asked is None:
-            return False
-        self.bytes_in_flight -= asked[2]
-        self.requests_in_flight -= 1
-        return True
-
-    def _deliver(self, answers: Sequence[tuple[Transfer, Answer]]) -> None:
+    def _deliver(self, answers: Answers) -> None:
         groups: dict[Transfer, list[Answer]] = {}
         for receiver, answer in answers:
             groups.setdefault(receiver, []).append(answer)
-        if groups:
-            self._note_progress()
         # The window is the device's: folders that have less under way are the first to use what has become free.
         others = [shared.runner.transfer for shared in self.folders.values() if shared.runner.transfer not in groups]
         for transfer in sorted(others, key=_under_way):
             transfer.pump()
         for receiver, came in sorted(groups.items(), key=lambda group: _under_way(group[0])):
             receiver.answered(self, came)
-
-    def _note_progress(self) -> None:
-        self._progress_at = self._env.clock.monotonic()
-        self._progress_bytes = self.link.bytes_in if self.link is not None else 0
-
-    def _is_stuck(self) -> bool:
-        """Requests are out, and for two minutes there came neither an answer nor bytes that could be one. A real device answers
-        every Request; as long as this one stays connected nobody else would be asked (bep-facts 8.3)."""
-        if not self._inflight or self._stalled or self.link is None:
-            return False
-        if self.link.bytes_in - self._progress_bytes >= _STUCK_BYTES:
-            self._note_progress()
-        return self._env.clock.monotonic() - self._progress_at >= _STUCK_AFTER_S
 
     async def _control_loop(self) -> None:
         """ClusterConfig and Index messages, one after the other."""
@@ -457,7 +387,7 @@ class Session(PeerSession):
                     await self._writable.wait()
 
     def _tick(self) -> None:
-        if self._is_stuck():
+        if not self._stalled and self._asks.is_stuck():
             self.close("requests were not answered")
 
     def _spawn(self, coro: Coroutine[Any, Any, None], name: str) -> None:

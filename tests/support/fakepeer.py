@@ -439,7 +439,7 @@ class FakePeer:
             futures.append(future)
             # Made by hand: the codec refuses what only older devices ask for.
             known = self.folder(folder).heard.get(name)
-            number = offset // known.block_size if known is not None and known.block_size else 0
+            number = min(offset // known.block_size, 0x7FFF_FFFF) if known is not None and known.block_size else 0
             message = pb.Request(id=self._next_id, folder=folder, name=name, offset=offset, size=size, hash=digest, block_no=number)
             frames.append(frame(MessageType.REQUEST, message.SerializeToString(), pack=False))
         self.raw(b"".join(frames))
