@@ -265,7 +265,12 @@ async def test_two_stores_in_sync_through_an_untrusted_syncthing(tmp_path: Path,
             await _until_same(tmp_path, plain, far, 60, _story(near, far))
 
             written = tmp_path / "written"
-            secret_tree(written, 300, (3 * MIB, 5 * MIB), seed=2)
+            for number in range(300):  # of few directories: `put` makes a commit for each
+                path = written / f"shelf-{number % 3}" / f"Brief-aus-Übersee-{number}.txt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"Dear aunt number {number:04d}\n" * number)
+            (written / BIG).parent.mkdir()
+            (written / BIG).write_bytes(os.urandom(5 * MIB))
             far.cli("put", str(written), f"{FOLDER}/from the far side")
             far.cli("mv", f"{FOLDER}/vacant", f"{FOLDER}/no longer vacant")
             far.cli("rm", "-r", f"{FOLDER}/long/shelf-1")
