@@ -232,7 +232,6 @@ class Connections:
     def introduced(self, session: Session) -> None:
         """The device's Hello has come: the connection stands."""
         known = self._state(session.device_id)
-        known.last_error = ""
         known.last_seen_s = self._env.clock.now_ns() / 1e9
         hello = session.hello
         _log.info(
@@ -351,6 +350,8 @@ class Connections:
                 last, intervals = await self._db.run(partial(_numbers_of, fid=fid))
                 start = announce.decide(runner.settings.index_id, last, intervals, ours.index_id, ours.max_sequence)
                 shared[folder.id] = Agreed(runner, theirs.index_id, start, cipher)
+        if (known := self.states.get(session.device_id)) is not None:
+            known.last_error = ""  # not at the Hello: who is refused for a folder connects again and again
         return shared
 
     async def _agree(

@@ -138,6 +138,10 @@ async def test_nothing_is_taken_before_the_token_is_committed_and_another_passwo
         await world.until(lambda: other.closes)
         assert "another encryption password" in other.closes[0]
         assert "another encryption password" in world.device_state(other).last_error
+        other.exchanges = False
+        await other.connect()
+        await world.pause(1)
+        assert "another encryption password" in world.device_state(other).last_error  # as long as they have not agreed
         assert not other.requests
         assert world.settings() is not None
         assert world.settings().encryption_password_token == peer.cipher.token  # type: ignore[union-attr]
