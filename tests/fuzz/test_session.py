@@ -10,6 +10,8 @@ import random
 import tracemalloc
 from collections.abc import Sequence
 
+import pytest
+
 from stnode.node.session import Session
 from stnode.protocol import codec
 from stnode.protocol.fileinfo import blocks_hash
@@ -111,6 +113,7 @@ async def one_round(world: World, peers: Sequence[FakePeer], rng: random.Random,
     return fed
 
 
+@pytest.mark.timeout(400)  # a minute of work, on a machine that other tests share
 @simulated
 async def test_mutated_frames_change_nothing() -> None:
     async with World() as world:
