@@ -23,6 +23,7 @@ from stnode.clock import Env
 from stnode.errors import Conflict, Corrupt, Invalid, NotFound, ProtocolError, Refused, StnodeError
 from stnode.node.service import PAGE, Entry, EntryType, Listing, SealedFiles, SealedItem
 from stnode.protocol import encryption, fileinfo
+from stnode.protocol.blocks import HASH_BYTES
 from stnode.protocol.encryption import LEAST_BLOCK, OVERHEAD, FolderCipher
 from stnode.protocol.fileinfo import FileInfo, FileType
 
@@ -35,7 +36,6 @@ NAMES_AT_ONCE: Final = 200
 KEPT_INFO_BYTES: Final = 2048
 """Metadata up to this size is kept with the names; that of large files is asked for again when they are read."""
 
-_HASH_BYTES: Final = 32
 _TYPES: Final[dict[FileType, EntryType]] = {FileType.FILE: "file", FileType.DIRECTORY: "directory", FileType.SYMLINK: "symlink"}
 
 
@@ -227,7 +227,7 @@ class _File:
         self._hashes = real.block_hashes
         self._name = real.name
         self._cipher = cipher.file(real.name)
-        if len(self._hashes) != len(self._lengths) * _HASH_BYTES:
+        if len(self._hashes) != len(self._lengths) * HASH_BYTES:
             raise Corrupt(f"{real.name} has a list of blocks that does not fit its size")
 
     def blocks(self, offset: int, end: int) -> range:
@@ -260,7 +260,7 @@ class _File:
             plain = self._cipher.unseal_block(sealed, self._lengths[number])
             if plain is None:
                 raise Corrupt(f"block {number} of {self._name} does not decrypt: {len(sealed)} bytes of {self.sealed}", hint=_HINT)
-            if not compare_digest(hashlib.sha256(plain).digest(), self._hashes[number * _HASH_BYTES : (number + 1) * _HASH_BYTES]):
+            if not compare_digest(hashlib.sha256(plain).digest(), self._hashes[number * HASH_BYTES : (number + 1) * HASH_BYTES]):
                 raise Corrupt(f"block {number} of {self._name} is not what the file's metadata says, stored in {self.sealed}", hint=_HINT)
             found.append(plain)
         return found

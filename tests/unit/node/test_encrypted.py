@@ -36,6 +36,15 @@ async def trusted_node(world: World, name: str = "cloud") -> UntrustedPeer:
     return peer
 
 
+async def move(cloud: UntrustedPeer, world: World, second: World) -> None:
+    """The device leaves one node for another one, of another store."""
+    second.peers["cloud"] = cloud
+    cloud.disconnect()
+    await world.until(lambda: not cloud.connected)
+    cloud.node, cloud.address, cloud.committed = second.device, second.address, lambda _folder, _info: True
+    cloud.folder().heard_index_id = 0
+
+
 def fill(peer: FakePeer) -> None:
     with peer.batch():
         for name, size in SIZES.items():
@@ -240,11 +249,7 @@ async def test_an_untrusted_device_gets_what_it_cannot_read_and_gives_it_back() 
         laptop.disconnect()
         # Another store of the same folder, connected to nobody but the untrusted device.
         async with World(name="second") as second:
-            second.peers["cloud"] = cloud
-            cloud.disconnect()
-            await world.until(lambda: not cloud.connected)
-            cloud.node, cloud.address, cloud.committed = second.device, second.address, lambda _folder, _info: True
-            cloud.folder().heard_index_id = 0
+            await move(cloud, world, second)
             await second.share(cloud, passwords={"cloud": PASSWORD})
             await cloud.connect()
             await second.until(lambda: second.live() == sorted(laptop.folder().live()))
@@ -301,11 +306,7 @@ async def test_blocks_that_an_untrusted_device_has_changed_are_not_taken() -> No
         laptop.write("x", content("x", 3000))
         await world.until(lambda: cloud.folder().files)
         async with World(name="second") as second:
-            second.peers["cloud"] = cloud
-            cloud.disconnect()
-            await world.until(lambda: not cloud.connected)
-            cloud.node, cloud.address, cloud.committed = second.device, second.address, lambda _folder, _info: True
-            cloud.folder().heard_index_id = 0
+            await move(cloud, world, second)
             honest = cloud.answers
             cloud.answers = lambda request: (honest(request)[0][:-1] + b"?", 0)  # type: ignore[index]
             await second.share(cloud, passwords={"cloud": PASSWORD})
