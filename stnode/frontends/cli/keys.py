@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,7 +14,9 @@ from stnode.clock import Env
 from stnode.errors import Refused
 from stnode.frontends.cli.app import App, pass_app
 from stnode.frontends.cli.output import printable, show_json, table
-from stnode.node.keys import KeyRing, KeySlot, configured_passphrase, key_ring, read_passphrase
+
+if TYPE_CHECKING:
+    from stnode.node.keys import KeyRing, KeySlot
 
 T = TypeVar("T")
 _ID_SHOWN = 12
@@ -84,6 +86,8 @@ def change(app: App, passphrase_file: str, new_passphrase_file: str) -> None:
 
 def _with_ring(app: App, passphrase: str, work: Callable[[KeyRing], Coroutine[Any, Any, T]], *, known: bool = False) -> T:
     """Runs `work` on the slots; `passphrase` is a file's name unless `known`."""
+    from stnode.node.keys import key_ring  # with the store, which takes half a second to import; other commands need not wait for it
+
     given = passphrase if known else _given(app, passphrase)
 
     async def opened(env: Env) -> T:
@@ -95,6 +99,8 @@ def _with_ring(app: App, passphrase: str, work: Callable[[KeyRing], Coroutine[An
 
 def _given(app: App, file: str) -> str:
     """A passphrase that opens the store."""
+    from stnode.node.keys import configured_passphrase, read_passphrase
+
     configured = configured_passphrase(app.home, app.environ)
     if file:
         return read_passphrase(file)
@@ -102,6 +108,8 @@ def _given(app: App, file: str) -> str:
 
 
 def _new(file: str) -> str:
+    from stnode.node.keys import read_passphrase
+
     return read_passphrase(file) if file else _ask("New passphrase", confirm=True)
 
 

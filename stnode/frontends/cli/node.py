@@ -11,13 +11,9 @@ from stnode.clock import Env
 from stnode.errors import Invalid, StnodeError
 from stnode.frontends.cli.app import App, pass_app
 from stnode.frontends.cli.output import printable, show_json, table
-from stnode.net import identity
-from stnode.node import setup
-from stnode.node.identities import in_store
 from stnode.node.present import count_text, size_text, span_text
 from stnode.node.service import Service
 from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, SiblingStatus, StoreStatus
-from stnode.protocol import deviceid
 from stnode.repo.parameters import span_s
 
 
@@ -80,6 +76,8 @@ def init(
     Can be run again: what is there stays. Keys of an S3 store come from the environment (STNODE_STORE_ACCESS_KEY_ID and
     STNODE_STORE_SECRET_ACCESS_KEY, or the usual AWS chain) or are written into config.toml afterwards.
     """
+    from stnode.node import setup  # with the store, which takes half a second to import; other commands need not wait for it
+
     if join and (url or orphan_age or grace or single_node):
         raise click.UsageError("--join takes the store as it is: --store, --orphan-age, --grace and --single-node make no sense with it")
     file = str(Path(passphrase_file).absolute()) if passphrase_file else ""
@@ -143,6 +141,10 @@ def node_remove(app: App, node: str) -> None:
 @pass_app
 def show_id(app: App) -> None:
     """Show this node's device ID."""
+    from stnode.net import identity
+    from stnode.node.identities import in_store
+    from stnode.protocol import deviceid
+
     app.home.require(app.environ)
     if in_store(config.load(app.home.config, app.environ)):
         click.echo(app.run(lambda service, _: service.id()))
