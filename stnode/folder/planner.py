@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from stnode.protocol import fileinfo
 from stnode.protocol.fileinfo import FileInfo
 from stnode.repo.addresses import join_places
+from stnode.repo.checksum import xxh3_64
 from stnode.repo.packer import OpenPack
 from stnode.repo.records import Extent
 
@@ -42,6 +43,11 @@ class Job:
     pack: OpenPack | None = None
     made_on: int | None = None
     """See `repo.records.Draft`."""
+
+    @property
+    def content(self) -> int:
+        """What stands for the file's content between siblings (`claims`)."""
+        return xxh3_64(self.info.block_hashes)
 
     def block_hash(self, index: int) -> bytes:
         """SHA-256 of block `index`, or its token."""

@@ -22,14 +22,17 @@ from stnode.clock import Env, Tasks
 from stnode.db import Database
 from stnode.errors import StnodeError
 from stnode.folder import index
+from stnode.folder.claims import Asker, Claims
 from stnode.folder.deletionpace import DeletionPace, is_many
-from stnode.folder.index import IndexEffect, Needed, NeedKind
+from stnode.folder.index import IndexEffect, Needed, NeedKind, Part
 from stnode.folder.planner import Job, plan_file
 from stnode.folder.retries import Retries
 from stnode.folder.server import BlockServer
 from stnode.folder.sharing import Sharing
+from stnode.folder.split import Left, leave
 from stnode.folder.transfer import Limits, Source, Transfer
 from stnode.folder.window import NAMES, Known, read_deletion_totals, read_deletions, read_names, read_window
+from stnode.protocol import fileinfo
 from stnode.protocol.blocks import HASH_BYTES, TOKEN_BYTES
 from stnode.protocol.messages import Index
 from stnode.protocol.vector import Vector
@@ -65,7 +68,7 @@ class Peer(Source, Protocol):
 class FolderRunner:
     """Owner of one folder on this node. Methods run in the event loop; `start` and `stop` bracket its tasks."""
 
-    def __init__(self, env: Env, db: Database, store: Store, settings: FolderSettings, fid: int, limits: Limits) -> None:
+    def __init__(self, env: Env, db: Database, store: Store, settings: FolderSettings, fid: int, limits: Limits, siblings: Asker) -> None:
         self._env = env
         self._db = db
         self._store = store
@@ -88,6 +91,7 @@ class FolderRunner:
         self.peers: dict[int, Peer] = {}
         self.broken = ""
         self.sharing = Sharing(env, store.heartbeats, store.node, fid)
+        self.claims = Claims(env, siblings, store.node, settings.fkey, lambda: (job.content for job in self.transfer.jobs.values()))
         self._retries = Retries()
         self._job_ids = 0
         self._active: set[str] = set()
@@ -398,7 +402,8 @@ class FolderRunner:
         names = self.sharing.end(idle=not self._active and not self._deleting, store_time_us=self._store.store_time_us())
         if names:
             made_on = self._store.histories
-            await self._plan(await self._db.run(partial(read_names, fid=self.fid, names=names, skip=self._skips)), made_on)
+            known = await self._db.run(partial(read_names, fid=self.fid, names=names, skip=self._skips))
+            await self._plan(known, made_on, whoever_fetches=True)
 
     def _fail(self, name: str, reason: str) -> None:
         earlier = self._retries.due
@@ -441,8 +446,8 @@ class FolderRunner:
             self._progress.clear()
             await self._progress.wait()
 
-    async def _plan(self, known: Known, made_on: int) -> None:
-        """Drafts for what the store can do alone, jobs for the rest. `made_on`: see `Draft`."""
+    async def _plan(self, known: Known, made_on: int, *, whoever_fetches: bool = False) -> None:
+        """Drafts for what the store can do alone, jobs for the rest, as far as no sibling fetches it. `made_on`: see `Draft`."""
         wanted = {name: info for name, info in known.infos.items() if name not in known.crowded}
         self._active.update(wanted)  # from here on a change of what is wanted is noted
         drafts = [
@@ -468,8 +473,26 @@ class FolderRunner:
             else:
                 self._active.discard(info.name)
                 self._fail(info.name, "no connected device has the announced version")
-        self.transfer.add(jobs)
+        self.transfer.add(jobs if whoever_fetches else await self._unclaimed(jobs))
         self._submit(drafts)
+
+    async def _unclaimed(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those whose content no sibling fetches; the rest is left to the siblings. No await may be between this and `transfer.add`."""
+        fetched_by = await self.claims.ask({job.content for job in jobs})
+        mine, left = list[Job](), Left()
+        for job in jobs:
+            name = job.info.name
+            node = fetched_by.get(job.content)
+            if name in self._outdated:
+                self._give_back(name)
+            elif node is None or self.sharing.passes_over(node):
+                mine.append(job)
+            else:
+                self._active.discard(name)
+                key = fileinfo.blocks_hash(job.info.block_hashes)
+                leave(left, Part(name, NeedKind.FILE, key, (job.info.size, 0), tuple(job.devices)), node, None)
+        self.sharing.leave(left)
+        return mine
 
     def _give_back(self, name: str) -> None:
         """Another version is wanted meanwhile: plan anew."""
@@ -524,6 +547,7 @@ class FolderRunner:
 
     def _downloaded(self, jobs: list[Job]) -> None:
         self._submit([Draft(self.fid, job.info, job.extents(), made_on=job.made_on) for job in jobs])
+        self.claims.fetched(job.content for job in jobs)
         for job in jobs:
             self._saved_at.pop(job.id, None)
         self._progress.set()

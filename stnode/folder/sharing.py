@@ -241,8 +241,12 @@ class Sharing:
         renamed = index.going(conn, self._fid, _GOING) if index.need_totals(conn, self._fid).deletes else ()
         return Split(self._me, task, weights, late, renamed)
 
+    def passes_over(self, node: bytes) -> bool:
+        """Whether the node makes no progress: what it says it fetches is fetched here too."""
+        return node in self._siblings and self._siblings[node].passed
+
     def leave(self, left: Left) -> None:
-        """What a window of the pass leaves to others."""
+        """What is left to others of a window of the pass."""
         self._left.add(left)
 
     def end(self, *, idle: bool, store_time_us: int) -> list[str]:

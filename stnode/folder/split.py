@@ -128,11 +128,12 @@ class Split:
             if part.kind is NeedKind.DIRECTORY and part.name in above:
                 mine.add(part.name)
             else:
-                _leave(left, part, owner, saved.get(part.name))
+                leave(left, part, owner, saved.get(part.name))
         return mine, left
 
 
-def _leave(left: Left, part: Part, owner: bytes, saved: Saved | None) -> None:
+def leave(left: Left, part: Part, owner: bytes, saved: Saved | None) -> None:
+    """Notes that the owner does this part; `saved` is what it has of it in the store."""
     tally = left.tallies.setdefault(owner, Tally())
     tally.items += 1
     if not part.key:

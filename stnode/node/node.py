@@ -8,7 +8,7 @@ runner, no listener, but everything that the store can do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -103,7 +103,9 @@ class Node:
         self._settings_lock = asyncio.Lock()
         self._tasks = Tasks(env, self._crashed)
         hello = Hello(config.node.name, "stnode", f"v{__version__}")
-        self.siblings = Siblings(env, store, identity, metrics, hello, self._describe, self._siblings_changed, self._give_way)
+        self.siblings = Siblings(
+            env, store, identity, metrics, hello, self._describe, self._siblings_changed, self._give_way, self._fetches
+        )
         self.connections = Connections(env, db, store, identity, hello, self.metrics, lambda: self.devices, self.runners, self.siblings)
         store.subscribe(self._applied)
 
@@ -252,7 +254,8 @@ class Node:
     async def _make_folder(self, fid: int, settings: FolderSettings) -> Folder:
         runner: FolderRunner | None = None
         if self._online:
-            runner = FolderRunner(self.env, self.db, self.store, settings, fid, Limits(memory=self.config.limits.pull_memory))
+            limits = Limits(memory=self.config.limits.pull_memory)
+            runner = FolderRunner(self.env, self.db, self.store, settings, fid, limits, self.siblings)
             try:
                 await runner.start()
             except BaseException:
@@ -294,6 +297,11 @@ class Node:
         """A device may be a sibling now, or none any more; peers are told of the siblings."""
         self._untold = True
         self._settings_wake.set()
+
+    def _fetches(self, node: bytes, folder_key: str, contents: Collection[int]) -> tuple[int, ...]:
+        """Which of the contents that a sibling is about to fetch are fetched here."""
+        found = (runner for runner in self.runners().values() if runner.settings.fkey == folder_key)
+        return next((runner.claims.answer(node, contents) for runner in found), ())
 
     async def _give_way(self, newer: bool) -> None:
         """Leaves the devices to another process with this identity, or takes them up again."""

@@ -34,6 +34,7 @@ from stnode.protocol.connection import BEPConnection
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.encryption import LEAST_BLOCK, FolderCipher
 from stnode.protocol.messages import (
+    Claim,
     Close,
     ClusterConfig,
     DownloadProgress,
@@ -217,8 +218,8 @@ class Session(PeerSession):
                 self._hold_back()
             case Close():
                 self._closed_by_peer(event.reason)
-            case DownloadProgress() | Ping() | Response() | Hint():
-                pass  # a hint is listened to only from siblings
+            case DownloadProgress() | Ping() | Response() | Hint() | Claim():
+                pass  # hints and claims are listened to only from siblings
             case _:
                 assert_never(event)
 

@@ -1,12 +1,14 @@
-"""One connection to one sibling: Hello, an empty ClusterConfig, Pings, and hints both ways (design 5; R16).
+"""One connection to one sibling: Hello, an empty ClusterConfig, Pings, hints and claims both ways (design 5; R16, ADR 0036).
 
 No folder and no index: a sibling has the same journal. Not responsible for who is a sibling (`siblings`), nor for what a hint leads
-to (`repo.journal`).
+to (`repo.journal`), nor for who fetches what (`folder.claims`).
 """
 
 from __future__ import annotations
 
-from typing import Protocol, assert_never
+import asyncio
+from collections.abc import Collection
+from typing import Final, Protocol, assert_never
 
 from stnode.clock import Env
 from stnode.errors import ProtocolError
@@ -15,6 +17,7 @@ from stnode.node.peer_session import PeerSession
 from stnode.protocol.connection import BEPConnection
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.messages import (
+    Claim,
     Close,
     ClusterConfig,
     DownloadProgress,
@@ -28,6 +31,11 @@ from stnode.protocol.messages import (
     Response,
 )
 
+ANSWER_S: Final = 0.5
+"""So long an answer is waited for before this node does the work itself."""
+UNASKED_S: Final = 30.0
+"""So long a sibling that let this go by is asked nothing."""
+
 
 class SiblingHost(Protocol):
     """What such a session asks of its node."""
@@ -35,6 +43,7 @@ class SiblingHost(Protocol):
     def hello(self) -> Hello: ...
     def introduced(self, session: SiblingSession) -> None: ...
     def hinted(self, session: SiblingSession, head: int) -> None: ...
+    def claimed(self, session: SiblingSession, claim: Claim) -> tuple[int, ...]: ...
     def ended(self, session: SiblingSession, reason: str) -> None: ...
 
 
@@ -47,6 +56,9 @@ class SiblingSession(PeerSession):
         super().__init__(env, device_id, BEPConnection(env.clock.monotonic()))
         self.greeting: Hello | None = None
         self._host = host
+        self._questions: dict[int, asyncio.Future[Collection[int]]] = {}
+        self._asked = 0
+        self._unasked_until = float("-inf")
 
     # --- the link (net.base.LinkHandler)
 
@@ -73,6 +85,9 @@ class SiblingSession(PeerSession):
     def link_lost(self, reason: Exception | None) -> None:
         """The link is gone."""
         self._lost(reason)
+        for question in self._questions.values():
+            if not question.done():
+                question.set_result(())
         self._host.ended(self, self.last_error)
 
     # --- for the siblings
@@ -83,7 +98,31 @@ class SiblingSession(PeerSession):
             self._conn.send_hint(Hint(head))
             self.flush()
 
+    async def who_fetches(self, folder_key: str, contents: Collection[int]) -> Collection[int]:
+        """Which of the contents the sibling fetches; none if it does not say so within half a second."""
+        if self.greeting is None or self._closing or self._env.clock.monotonic() < self._unasked_until:
+            return ()
+        self._asked = self._asked % 0xFFFF_FFFF + 1
+        number = self._asked
+        question: asyncio.Future[Collection[int]] = asyncio.get_running_loop().create_future()
+        self._questions[number] = question
+        self._conn.send_claim(Claim(number, folder_key, tuple(contents)))
+        self.flush()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await question
+        except TimeoutError:
+            self._unasked_until = self._env.clock.monotonic() + UNASKED_S
+            return ()
+        finally:
+            del self._questions[number]
+
     # --- inside
+
+    def _answered(self, claim: Claim) -> None:
+        question = self._questions.get(claim.id)
+        if question is not None and not question.done():
+            question.set_result(claim.contents)
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -93,6 +132,10 @@ class SiblingSession(PeerSession):
                 self._host.introduced(self)
             case Hint(head):
                 self._host.hinted(self, head)
+            case Claim(reply=True):
+                self._answered(event)
+            case Claim():
+                self._conn.send_claim(Claim(event.id, event.folder_key, self._host.claimed(self, event), reply=True))
             case Request():
                 self._conn.send_response(event.id, b"", ErrorCode.GENERIC)  # it takes us for a peer: it has not read our heartbeat yet
             case Close():

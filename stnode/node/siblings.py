@@ -15,7 +15,7 @@ way (no listener, no connection), and comes back when the newer one has stopped 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -28,7 +28,7 @@ from stnode.node.dialing import Dialer, LinkState
 from stnode.node.sibling_session import SiblingSession
 from stnode.protocol import deviceid
 from stnode.protocol.deviceid import DeviceID
-from stnode.protocol.messages import Hello
+from stnode.protocol.messages import Claim, Hello
 from stnode.repo.heartbeat import Heartbeat, Reach
 from stnode.repo.records import Applied
 from stnode.repo.singlenode import HEARTBEAT_S
@@ -65,7 +65,8 @@ class SiblingState(LinkState[SiblingSession]):
 
 class Siblings:
     """`describe` gives this node's heartbeat of now; `changed` is told when who the siblings are or where has changed; `give_way(True)` has
-    to end all connections with devices, `give_way(False)` to take them up again. `newer` is the heartbeat of the process that this one has
+    to end all connections with devices, `give_way(False)` to take them up again; `fetches(node, folder_key, contents)` says which of the contents
+    that a sibling is about to fetch are fetched here. `newer` is the heartbeat of the process that this one has
     given way to."""
 
     def __init__(
@@ -78,6 +79,7 @@ class Siblings:
         describe: Callable[[], Heartbeat],
         changed: Callable[[], None],
         give_way: Callable[[bool], Awaitable[None]],
+        fetches: Callable[[bytes, str, Collection[int]], tuple[int, ...]],
     ) -> None:
         self.states: dict[DeviceID, SiblingState] = {}
         self.newer: Heartbeat | None = None
@@ -91,6 +93,7 @@ class Siblings:
         self._describe = describe
         self._changed = changed
         self._give_way = give_way
+        self._fetches = fetches
         self._dialer = Dialer(env, identity, self.accept)
         self._started_us = 0
         self._written: Heartbeat | None = None
@@ -150,6 +153,12 @@ class Siblings:
                 if known.session is not None and known.session.greeting is not None:
                     known.session.hint(applied.number)
                     self._metrics.hints.labels("sent").inc()
+
+    async def who_fetches(self, folder_key: str, contents: Collection[int]) -> dict[bytes, Collection[int]]:
+        """What the connected siblings say (`folder.claims.Asker`): all are asked at once, within half a second."""
+        sessions = [known.session for known in self.states.values() if known.session is not None]
+        answers = await asyncio.gather(*(session.who_fetches(folder_key, contents) for session in sessions))
+        return {session.device_id: held for session, held in zip(sessions, answers, strict=True)}
 
     def ask(self, device: DeviceID) -> None:
         """An unknown device wants to connect: is it a sibling? The answer shows when it tries again."""
@@ -218,6 +227,10 @@ class Siblings:
         """The sibling knows a commit of this number."""
         self._metrics.hints.labels("received").inc()
         self._store.hint(head)
+
+    def claimed(self, session: SiblingSession, claim: Claim) -> tuple[int, ...]:
+        """The sibling is about to fetch something: what of it is fetched here."""
+        return self._fetches(session.device_id, claim.folder_key, claim.contents)
 
     def ended(self, session: SiblingSession, reason: str) -> None:
         """The link is gone."""

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from stnode.errors import Internal, Invalid, ProtocolError
 from stnode.protocol import deviceid, fileinfo, vector
 from stnode.protocol.messages import (
+    Claim,
     Close,
     ClusterConfig,
     ClusterDevice,
@@ -67,11 +68,14 @@ def decode(kind: int, payload: Payload) -> Message | None:
                 return Close(pb.Close.FromString(serialized).reason)
             case MessageType.HINT:
                 return Hint(pb.Hint.FromString(serialized).head)
+            case MessageType.CLAIM:
+                claim = pb.Claim.FromString(serialized)
+                return Claim(claim.id, claim.folder_key, tuple(claim.contents), claim.reply)
             case _:
                 return None
     except DecodeError as error:
-        if kind == MessageType.HINT:
-            return None  # a device that is no node of ours may use this number for something else
+        if kind in (MessageType.HINT, MessageType.CLAIM):
+            return None  # a device that is no node of ours may use these numbers for something else
         raise ProtocolError(f"a {MessageType(kind).name} message cannot be parsed") from error
 
 
@@ -217,6 +221,11 @@ def encode_close(reason: str) -> bytes:
 def encode_hint(hint: Hint) -> bytes:
     """For nodes of the same store."""
     return pb.Hint(head=hint.head).SerializeToString()
+
+
+def encode_claim(claim: Claim) -> bytes:
+    """For nodes of the same store."""
+    return pb.Claim(id=claim.id, reply=claim.reply, folder_key=claim.folder_key, contents=claim.contents).SerializeToString()
 
 
 def _index(message: pb.Index, update: bool) -> Index:

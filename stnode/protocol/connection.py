@@ -18,6 +18,7 @@ from stnode.errors import Internal, ProtocolError
 from stnode.protocol import codec
 from stnode.protocol.framing import Decoder, frame, frame_head, frame_hello
 from stnode.protocol.messages import (
+    Claim,
     Close,
     ClusterConfig,
     Compression,
@@ -65,6 +66,7 @@ _TRANSITIONS: Final[dict[Stage, dict[type[Event], Stage]]] = {
         DownloadProgress: Stage.RUNNING,
         Ping: Stage.RUNNING,
         Hint: Stage.RUNNING,
+        Claim: Stage.RUNNING,
         Close: Stage.CLOSED,
     },
     Stage.CLOSED: {},
@@ -180,6 +182,12 @@ class BEPConnection:
         if not self._advance(Hint):
             return
         self._append(frame(MessageType.HINT, codec.encode_hint(hint), pack=False))
+
+    def send_claim(self, claim: Claim) -> None:
+        """For nodes of the same store; everybody else skips it."""
+        if not self._advance(Claim):
+            return
+        self._append(frame(MessageType.CLAIM, codec.encode_claim(claim), pack=False))
 
     def send_ping(self) -> None:
         """Keeps the connection alive; `handle_timer` does it by itself."""

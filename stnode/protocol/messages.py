@@ -15,7 +15,7 @@ FolderID = NewType("FolderID", str)
 
 
 class MessageType(IntEnum):
-    """Header.type on the wire. Other types are skipped, as real peers do; HINT is ours, between nodes of one store."""
+    """Header.type on the wire. Other types are skipped, as real peers do; HINT and CLAIM are ours, between nodes of one store."""
 
     CLUSTER_CONFIG = 0
     INDEX = 1
@@ -26,6 +26,7 @@ class MessageType(IntEnum):
     PING = 6
     CLOSE = 7
     HINT = 64
+    CLAIM = 65
 
 
 class Compression(IntEnum):
@@ -174,6 +175,17 @@ class Hint:
     head: int
 
 
-Message: TypeAlias = ClusterConfig | Index | Request | Response | DownloadProgress | Ping | Close | Hint
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Between nodes of one store. A question: the sender is about to fetch these contents of a folder. Its reply, of the same id: which of
+    them the other one fetches. A content is the XXH3-64 of a file's block hashes. Nothing may depend on it."""
+
+    id: int
+    folder_key: str
+    contents: tuple[int, ...]
+    reply: bool = False
+
+
+Message: TypeAlias = ClusterConfig | Index | Request | Response | DownloadProgress | Ping | Close | Hint | Claim
 Event: TypeAlias = Hello | Message
 """What a connection reports, in the order of arrival."""

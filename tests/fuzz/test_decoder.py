@@ -22,6 +22,7 @@ from stnode.protocol.connection import BEPConnection
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.framing import Decoder, frame, frame_head, frame_hello
 from stnode.protocol.messages import (
+    Claim,
     ClusterConfig,
     ClusterDevice,
     ClusterFolder,
@@ -74,6 +75,7 @@ def corpus() -> list[bytes]:
         frame(MessageType.PING, b"", pack=False),
         frame(MessageType.CLOSE, codec.encode_close("reason"), pack=False),
         frame(MessageType.HINT, codec.encode_hint(Hint(9)), pack=False),
+        frame(MessageType.CLAIM, codec.encode_claim(Claim(9, "key", (1, 2, 3))), pack=False),
         frame_head(99, 10) + bytes(10),
         frame_head(MessageType.INDEX, 500_000_000) + bytes(100),
     ]

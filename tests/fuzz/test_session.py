@@ -6,6 +6,7 @@ The folder is send-only: well-formed items among the mutants are stored in the i
 from __future__ import annotations
 
 import gc
+import os
 import random
 import tracemalloc
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from tests.support.bep import HELLO, file_message, index_frame
 from tests.support.fakepeer import FakePeer, content
 from tests.support.world import World, simulated
 
-FRAMES = 100_000
+FRAMES = int(os.environ.get("FUZZ_FRAMES", "30000"))
 DEVICES = 50
 FOLDER = "default"  # as in the recordings
 

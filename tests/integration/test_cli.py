@@ -97,6 +97,7 @@ def tree(path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("store", ["file", "seaweedfs"], indirect=True)
 def test_a_life(stnode: Stnode, store: StoreChoice, tmp_path: Path) -> None:
     """init, settings, files; the same without a daemon, with one, and in another home that has nothing but the store."""
     stnode.environment = store.environment

@@ -17,7 +17,8 @@ import pytest
 from tests.integration.conftest import StoreChoice
 from tests.integration.test_encrypted import trust, untrusted_node
 from tests.support import install
-from tests.support.encrypted import FOLDER, OTHER_PASSWORD, PASSWORD, secret_tree, until
+from tests.support.encrypted import FOLDER, OTHER_PASSWORD, PASSWORD, secret_tree
+from tests.support.live import until
 from tests.support.nodes import STNODE
 from tests.support.syncthing import NEW, OLD, VERSIONS, SyncthingProcess
 from tests.support.trees import difference
@@ -64,8 +65,7 @@ def files_of(tree: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-@pytest.mark.parametrize("store", ["file", "seaweedfs"], indirect=True)
-@pytest.mark.parametrize("version", [OLD, NEW])
+@pytest.mark.parametrize(("version", "store"), [(OLD, "file"), (NEW, "seaweedfs")], indirect=["store"])
 async def test_what_syncthing_encrypted_is_read_from_the_bucket_alone(tmp_path: Path, store: StoreChoice, version: str) -> None:
     tree = tmp_path / "tree"
     secret_tree(tree, FILES, LARGE)

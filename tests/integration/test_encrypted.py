@@ -4,15 +4,14 @@ stnode as the trusted one on both sides of an untrusted Syncthing; who is refuse
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import shutil
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,18 @@ from tests.support.encrypted import (
     password_forms,
     secret_tree,
     secrets,
-    until,
     until_equal,
 )
+from tests.support.live import running, until
 from tests.support.nodes import StnodeProcess
 from tests.support.stored import stored_blocks
 from tests.support.syncthing import NEW, OLD, SyncthingProcess
 from tests.support.trees import difference, snapshot, touch
 
-FILES = 5000
-LARGE = (40 << 20, 300 << 20)
+FILES = int(os.environ.get("STNODE_FILES", "1500"))
+"""5000 is what has to be shown at least once (docs/testing.md); that takes three times as long."""
+LARGE = (40 << 20, 300 << 20) if FILES >= 5000 else (8 << 20, 100 << 20)
+_PART = FILES * 2 // 25
 BIG = Path("large", "film-of-the-wedding-1.bin")
 MIB = 1 << 20
 on_seaweedfs = pytest.mark.parametrize("store", ["seaweedfs"], indirect=True)
@@ -48,22 +49,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.blocks_loo
 
 
 # --------------------------------------------------------------------------------------------------------------- who stands where
-@asynccontextmanager
-async def running(*parts: StnodeProcess | SyncthingProcess) -> AsyncIterator[None]:
-    """Starts them all, kills them at the end."""
-    try:
-        for part in parts:
-            if isinstance(part, StnodeProcess):
-                await asyncio.to_thread(part.start)
-            else:
-                await part.start()
-        yield
-    finally:
-        for part in parts:
-            if isinstance(part, StnodeProcess):
-                part.kill()
-            else:
-                await part.kill()
 
 
 def untrusted_node(
@@ -122,25 +107,26 @@ def edit_middle(tree: Path, seed: bytes, name: Path = BIG) -> None:
 
 def change(tree: Path, part: int) -> None:
     """Renames, deletions, edits, modes, times, and what was one kind becomes another. Each part touches other items."""
-    base = 100 + 420 * part
-    letters = [next(directory_of(tree, number).glob(f"family-letter-{number:04d}-*")) for number in range(base, base + 400)]
+    base = 100 + (_PART + 20) * part
+    letters = iter(next(directory_of(tree, number).glob(f"family-letter-{number:04d}-*")) for number in range(base, base + _PART))
+    some = _PART // 20
     moved_to = tree / f"moved-{part}" / "ünder" / "here"
     moved_to.mkdir(parents=True)
-    for letter in letters[:60]:
+    for letter in islice(letters, 3 * some):
         letter.rename(moved_to / f"renamed {letter.name}")
-    for letter in letters[60:120]:
+    for letter in islice(letters, 3 * some):
         letter.unlink()
-    for number, letter in enumerate(letters[120:180]):
+    for number, letter in enumerate(islice(letters, 3 * some)):
         letter.write_text(f"rewritten {number}\n" * number)
-    for letter in letters[180:220]:
+    for letter in islice(letters, 2 * some):
         letter.chmod(0o755)
-    for number, letter in enumerate(letters[220:260]):
+    for number, letter in enumerate(islice(letters, 2 * some)):
         touch(letter, 1_400_000_000 + number, 123_456_789)
-    for letter in letters[260:265]:
+    for letter in islice(letters, 5):
         letter.unlink()
         letter.mkdir()
         (letter / "was a file").write_text("now in a directory")
-    for letter in letters[265:270]:
+    for letter in islice(letters, 5):
         letter.unlink()
         letter.symlink_to("now-a-link")
     drawer = tree / "hollow" / f"unused-drawer-{part:02d}"
@@ -219,13 +205,13 @@ async def _nothing_readable(tmp_path: Path, store: StoreChoice, node: StnodeProc
     shutil.rmtree(tmp_path / "dump")
 
 
-@pytest.mark.parametrize("version", [OLD, NEW])
+@pytest.mark.parametrize("version", [NEW])
 async def test_the_scenario_is_right_with_a_syncthing_in_the_middle(tmp_path: Path, version: str) -> None:
     """What the test above asks of stnode is what Syncthing does, with a smaller tree."""
     a = SyncthingProcess(tmp_path / "a", OLD, name="a"), tmp_path / "a-tree"
     b = SyncthingProcess(tmp_path / "b", NEW, name="b"), tmp_path / "b-tree"
     middle = SyncthingProcess(tmp_path / "m", version, name="m")
-    secret_tree(a[1], 3400, (4 * MIB, 20 * MIB))
+    secret_tree(a[1], FILES, (4 * MIB, 20 * MIB))
     async with running(a[0], b[0], middle):
         await untrusted_syncthing(middle, tmp_path / "m-tree", (a[0], b[0]))
         await trust(a, middle)
@@ -247,7 +233,7 @@ async def test_two_stores_in_sync_through_an_untrusted_syncthing(tmp_path: Path,
     """plain Syncthing - stnode with its store - untrusted Syncthing - stnode with another store; each knows its neighbours only."""
     plain = SyncthingProcess(tmp_path / "plain", NEW if version == OLD else OLD, name="plain"), tmp_path / "plain-tree"
     cloud = SyncthingProcess(tmp_path / "cloud", version, name="cloud")
-    secret_tree(plain[1], 1200, (8 * MIB, 252 * MIB))
+    secret_tree(plain[1], 1200, LARGE)
     password = tmp_path / "password"
     password.write_text(PASSWORD + "\n")
     near, far = (StnodeProcess(tmp_path / name, f"{store.url}-{name}", store.environment) for name in ("near", "far"))
@@ -336,60 +322,49 @@ async def _until_same(tmp_path: Path, peer: Peer, node: StnodeProcess, deadline_
 # ------------------------------------------------------------------------------------------------------ 3: two nodes on one bucket
 @on_seaweedfs
 async def test_two_untrusted_nodes_on_one_bucket_keep_one_copy(tmp_path: Path, store: StoreChoice) -> None:
-    """Each has a trusted peer of its own. What comes from one peer is stored once; what both peers offer at the same moment, each sealed in its own
-    way, may be stored twice for a while."""
+    """Each has a trusted peer of its own, and hears of what that one offers only: from the start the same tree (ADR 0036), then what one has
+    changed, then again what both write at the same moment. Each peer seals with its own nonces, so what is fetched twice is stored twice."""
     a = SyncthingProcess(tmp_path / "a", OLD, name="a"), tmp_path / "a-tree"
     b = SyncthingProcess(tmp_path / "b", NEW, name="b"), tmp_path / "b-tree"
-    secret_tree(a[1], 3000, (20 * MIB, 60 * MIB))
+    for _, tree in (a, b):
+        secret_tree(tree, FILES, (20 * MIB, 60 * MIB))
     async with running(a[0], b[0]):
-        first = untrusted_node(tmp_path / "node-0", store, (a[0], b[0]), dials=False, init=("--orphan-age", "30s", "--grace", "30s"))
+        first = untrusted_node(tmp_path / "node-0", store, (a[0], b[0]), dials=False)
         second = StnodeProcess(tmp_path / "node-1", store.url, store.environment, init=("--join", store.url))
         assert second.cli("folder", "list", "--json") == first.cli("folder", "list", "--json")
         async with running(first, second):
             await asyncio.gather(trust(a, first), trust(b, second))
             story = lambda: f"{first.status()}\n{second.status()}{_story(first, second)}"  # noqa: E731 -- said once, needed often
-            await until_equal([a, b], 120, story)
-            found = await stored_blocks(store.url, store.options)
-            share = found.stored_bytes / encrypted_bytes(a[1])
-            received = (
-                f"received {moved(first, 'a')[0]:,} ({_pulled(first):,}) and {moved(second, 'b')[0]:,} B ({_pulled(second):,} of data)"
-            )
-            print(f"{found}, {share:.4f} of one encryption; {received}")
-            assert found.excess < 0.03, found
-            assert 0.999 < share < 1.03
-            assert moved(second, "b")[0] < encrypted_bytes(a[1]) / 10, "the second node was sent data"
+            files = sum(kind == "file" for kind, *_ in snapshot(a[1]).values())
+            await until(lambda: all(node.status()["in_sync"] and _has_files(node, files) for node in (first, second)), 120, story)
+            await until_equal([a, b], 60, story)
+            await _stored_once(store, a[1], "offered by both")
+
+            before = _pulled(second)
+            secret_tree(a[1] / "one", 300, (8 * MIB,), seed=5)
+            await until_equal([a, b], 60, story)
+            assert _pulled(second) == before, "the second node was sent data"
 
             change(a[1], 0)
             change(b[1], 1)
             edit_middle(b[1], b"b")
             await until_equal([a, b], 90, story)
-            found = await stored_blocks(store.url, store.options)
-            assert found.excess < 0.03, found
-
-            secret_tree(a[1] / "both", 500, (8 * MIB,), seed=3)
-            secret_tree(b[1] / "both", 500, (8 * MIB,), seed=3)
+            for _, tree in (a, b):
+                secret_tree(tree / "both", 500, (8 * MIB,), seed=3)
             await until_equal([a, b], 90, story)
             assert not [name for name in snapshot(a[1]) if "sync-conflict" in name]
-            twice = await stored_blocks(store.url, store.options)
-            await _until_collected(first)
-            found = await stored_blocks(store.url, store.options)
-            check = await asyncio.to_thread(first.cli, "bucket", "check", "--read-data")
-            print(f"offered by both: {twice}, excess {twice.excess:.2%}; collected: {found}, excess {found.excess:.2%}; {check}")
-            # What is twice in a pack more than half of which is wanted stays: no collection repacks it.
-            assert found.unique_bytes == twice.unique_bytes
-            assert found.stored_bytes <= twice.stored_bytes <= twice.unique_bytes + encrypted_bytes(a[1] / "both")
-            assert "0 problems" in check
+            await _stored_once(store, a[1], "after changes")
+            assert "0 problems" in await asyncio.to_thread(first.cli, "bucket", "check", "--read-data")
+            print(
+                f"received {moved(first, 'a')[0]:,} ({_pulled(first):,} of data) and {moved(second, 'b')[0]:,} B ({_pulled(second):,} of data)"
+            )
 
 
-async def _until_collected(node: StnodeProcess, deadline_s: float = 150.0) -> None:
-    """Until nothing lies in the bucket that no commit refers to."""
-    deadline = time.monotonic() + deadline_s
-    while True:
-        found = json.loads(await asyncio.to_thread(node.cli, "bucket", "gc", "--dry-run", "--json"))
-        if not found["orphans"] and not found["condemned_packs"] and not found["unwanted_packs"]:
-            return
-        assert time.monotonic() < deadline, found
-        await asyncio.sleep(3)
+async def _stored_once(store: StoreChoice, tree: Path, when: str) -> None:
+    found = await stored_blocks(store.url, store.options)
+    print(f"{when}: {found}, {found.excess:.2%} more than once; one encryption of the tree has {encrypted_bytes(tree):,} B")
+    assert found.excess < 0.03, found
+    assert found.unique_bytes > 0.999 * encrypted_bytes(tree)
 
 
 # --------------------------------------------------------------------------------------------------------------- 5: who is refused
@@ -517,7 +492,7 @@ async def test_killed_in_the_middle_without_its_state_directory(tmp_path: Path, 
     """kill -9 three times during the transfer, the state directory removed each time: it goes on, and the trees become equal."""
     a = SyncthingProcess(tmp_path / "a", OLD, name="a"), tmp_path / "a-tree"
     b = SyncthingProcess(tmp_path / "b", NEW, name="b"), tmp_path / "b-tree"
-    secret_tree(a[1], 3000, (40 * MIB, 260 * MIB))
+    secret_tree(a[1], FILES, (40 * MIB, 100 * MIB))
     expected = encrypted_bytes(a[1])
     async with running(a[0], b[0]):
         node = untrusted_node(tmp_path / "node", store, (a[0], b[0]))
@@ -525,7 +500,7 @@ async def test_killed_in_the_middle_without_its_state_directory(tmp_path: Path, 
             await trust(a, node)
             await trust(b, node)
             pulled: list[int] = []
-            for after in (4 * MIB, 30 * MIB, 80 * MIB):
+            for after in (4 * MIB, 20 * MIB, 40 * MIB):
                 pulled.append(await _killed_after(node, after))
                 shutil.rmtree(node.home / "state")
                 assert "0 problems" in await asyncio.to_thread(node.cli, "bucket", "check")

@@ -6,39 +6,17 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.integration.conftest import FOLDER, StoreChoice
+from tests.support.live import running, until
 from tests.support.nodes import StnodeProcess
-from tests.support.s3servers import S3Server
 from tests.support.syncthing import NEW, OLD, SyncthingProcess
 
 FILES = 30
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.blocks_loop("commands of the nodes are waited for")]
-
-
-@pytest.fixture(params=["file", "seaweedfs"])
-def shared_store(request: pytest.FixtureRequest, tmp_path: Path) -> StoreChoice:
-    """A store that several processes can share."""
-    if request.param == "file":
-        return StoreChoice(f"file://{tmp_path}/store", {})
-    server: S3Server = request.getfixturevalue("seaweedfs_server")
-    return StoreChoice(server.url(tmp_path.name.lower().replace("_", "-")), server.environment)
-
-
-async def until(holds: Callable[[], Any], seconds: float, story: Callable[[], object] = lambda: "") -> Any:
-    """Waits for a condition of real processes."""
-    deadline = time.monotonic() + seconds
-    while not (value := await asyncio.to_thread(holds)):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {story()}"
-        await asyncio.sleep(0.2)
-    return value
 
 
 def connected_siblings(node: StnodeProcess) -> set[str]:
@@ -50,26 +28,9 @@ async def until_connected(node: StnodeProcess, others: set[str]) -> None:
     await until(lambda: connected_siblings(node) == others, 30, lambda: node.log()[-3000:])
 
 
-@asynccontextmanager
-async def running(*parts: StnodeProcess | SyncthingProcess) -> AsyncIterator[None]:
-    """Starts them all, kills them at the end."""
-    try:
-        for part in parts:
-            if isinstance(part, StnodeProcess):
-                await asyncio.to_thread(part.start)
-            else:
-                await part.start()
-        yield
-    finally:
-        for part in parts:
-            if isinstance(part, StnodeProcess):
-                part.kill()
-            else:
-                await part.kill()
-
-
-async def test_three_nodes_find_each_other_and_serve_each_others_peers(shared_store: StoreChoice, tmp_path: Path) -> None:
-    first = StnodeProcess(tmp_path / "a", shared_store.url, shared_store.environment)
+@pytest.mark.parametrize("store", ["seaweedfs"], indirect=True)
+async def test_three_nodes_find_each_other_and_serve_each_others_peers(store: StoreChoice, tmp_path: Path) -> None:
+    first = StnodeProcess(tmp_path / "a", store.url, store.environment)
     old, new = SyncthingProcess(tmp_path / "old", OLD, name="old"), SyncthingProcess(tmp_path / "new", NEW, name="new")
     old_dir, new_dir = tmp_path / "old-tree", tmp_path / "new-tree"
     old_dir.mkdir()
@@ -84,10 +45,7 @@ async def test_three_nodes_find_each_other_and_serve_each_others_peers(shared_st
             await old.add_device(first.device_id, first.address, name="a")
             await old.add_folder(FOLDER, old_dir, [first.device_id])
             await until(lambda: first.status()["folders"][0]["files"] == FILES, 60, lambda: first.log()[-3000:])
-            others += [
-                StnodeProcess(tmp_path / name, shared_store.url, shared_store.environment, init=("--join", shared_store.url))
-                for name in ("b", "c")
-            ]
+            others += [StnodeProcess(tmp_path / name, store.url, store.environment, init=("--join", store.url)) for name in ("b", "c")]
             for other in others:
                 assert f"1 folder, {FILES} files" in other.said
                 assert "2 devices" in other.said
@@ -146,7 +104,7 @@ async def test_peers_take_siblings_in_the_configuration(tmp_path: Path) -> None:
                 await peer.add_device(a.device_id, a.address, name="a", introducer=True)
                 await peer.add_folder(FOLDER, directory, [a.device_id])
             for peer in peers:
-                await peer.wait_connected(b.device_id)
+                await peer.wait_connected(b.device_id, 100)  # refused until it is introduced, each side waits longer and longer
             trees = (tmp_path / "old-tree", tmp_path / "new-tree")
             await until(lambda: all({path.name for path in tree.glob("of *")} == {"of old", "of new"} for tree in trees), 60)
             for peer in peers:

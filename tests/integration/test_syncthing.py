@@ -48,6 +48,7 @@ def _change(old: Path, new: Path) -> None:
     (new / "sizes" / "3-131071.bin").write_bytes(b"shorter")
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)
 async def test_conflicting_edits_leave_both_versions(tmp_path: Path, store: StoreChoice) -> None:
     def fill(root: Path) -> None:
         (root / "note.txt").write_text("base")
@@ -78,6 +79,7 @@ async def _until_conflict_copy(peers: Cluster) -> None:
         await asyncio.sleep(0.2)
 
 
+@pytest.mark.parametrize("store", ["file", "seaweedfs"], indirect=True)
 async def test_node_comes_back_from_the_bucket_alone(tmp_path: Path, store: StoreChoice) -> None:
     def fill(root: Path) -> None:
         mixed_tree(root, large_bytes=1 << 20)

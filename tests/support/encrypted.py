@@ -174,15 +174,6 @@ async def until_equal(peers: Sequence[Peer], deadline_s: float, story: Callable[
         await asyncio.sleep(0.3)
 
 
-async def until(holds: Callable[[], object], deadline_s: float, story: Callable[[], object] = str) -> object:
-    """Waits for a condition of real processes; gives its value."""
-    deadline = time.monotonic() + deadline_s
-    while not (value := await asyncio.to_thread(holds)):
-        assert time.monotonic() < deadline, f"not within {deadline_s} s: {story()}"
-        await asyncio.sleep(0.2)
-    return value
-
-
 # --------------------------------------------------------------------------------------------------------------- the search
 def grep(patterns: Iterable[bytes], *places: Path) -> set[bytes]:
     """Which of the patterns, byte for byte, are in a file below the places, or in a name or a link's target there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from stnode.node.present import count_text, size_text, span_text
 from stnode.node.service import Service
 from stnode.node.status import DeviceStatus, FolderStatus, NodeStatus, SiblingStatus, StoreStatus
 from stnode.repo.parameters import span_s
+
+if TYPE_CHECKING:
+    from stnode.node import setup
 
 
 class _Span(click.ParamType[int]):

@@ -227,3 +227,15 @@ class Hint(_message.Message):
     HEAD_FIELD_NUMBER: _ClassVar[int]
     head: int
     def __init__(self, head: _Optional[int] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("id", "reply", "folder_key", "contents")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    FOLDER_KEY_FIELD_NUMBER: _ClassVar[int]
+    CONTENTS_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    reply: bool
+    folder_key: str
+    contents: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, id: _Optional[int] = ..., reply: _Optional[bool] = ..., folder_key: _Optional[str] = ..., contents: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -3,21 +3,24 @@ process of the same identity."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from stnode.folder.sharing import PASSED_OVER_S
 from stnode.net import base as net
+from stnode.node.sibling_session import ANSWER_S
 from stnode.node.siblings import BEAT_S, GIVEN_WAY_LOOK_S, Siblings
 from stnode.protocol.connection import BEPConnection
-from stnode.protocol.messages import ClusterConfig, Hello, Hint
+from stnode.protocol.messages import Claim, ClusterConfig, Hello, Hint, Request
 from stnode.repo import layout
 from stnode.repo.heartbeat import Heartbeat, Heartbeats
 from stnode.repo.settings import DeviceSettings, FolderDevice
 from stnode.repo.store import SettingsChange
-from tests.support.fakepeer import content, device_of, identity_of
+from tests.support.fakepeer import FakePeer, content, device_of, identity_of
 from tests.support.links import MemoryLink, Recorder
 from tests.support.world import World, simulated
 
@@ -151,6 +154,122 @@ async def test_a_commit_is_hinted_and_reaches_the_siblings_peers_at_once() -> No
         assert b.clock.monotonic() - began < 1.0
 
 
+# --- who fetches what
+
+
+FILES = [f"{number:02}" for number in range(40)]
+FILE_BYTES = 50_000
+
+
+@asynccontextmanager
+async def two_with_a_peer_each() -> AsyncIterator[tuple[World, World, FakePeer, FakePeer]]:
+    """Siblings that are connected; each reaches a device of its own, and has said so nowhere."""
+    async with nodes("b") as (a, b):
+        await a.until(lambda: connected(a, b) and connected(b, a))
+        p = await a.connected("p")
+        q = b.peer("q")
+        await a.share(p, q)
+        await b.until(lambda: q.device in b.node.connections._numbers)
+        q.folder()
+        await q.connect()
+        await b.until(lambda: q.configs)
+        yield a, b, p, q
+
+
+def offer(peer: FakePeer, names: Sequence[str] = FILES, **fields: Any) -> None:
+    with peer.batch():
+        for name in names:
+            peer.write(name, content(name, FILE_BYTES), mtime=1_600_000_000, **fields)
+
+
+def live_in(*worlds: World) -> bool:
+    return all(set(FILES) <= set(world.live()) for world in worlds)
+
+
+@pytest.mark.parametrize("alike", [True, False], ids=["one version", "concurrent versions"])
+def test_what_two_devices_offer_at_once_is_fetched_once(alike: bool) -> None:
+    """Each node hears of one device only, and of no heartbeat that reaches the other one: rendezvous alone lets both fetch all."""
+
+    @simulated
+    async def scenario() -> None:
+        async with two_with_a_peer_each() as (a, b, p, q):
+            for peer in (p, q):
+                offer(peer, version=((1, 7),) if alike else None)
+            await a.until(lambda: live_in(a, b))
+            assert len(p.requests) + len(q.requests) == len(FILES)
+            assert len(p.requests) > 5
+            assert len(q.requests) > 5
+            await a.pause(60)
+            assert a.live() == b.live() == FILES
+            assert len(p.requests) + len(q.requests) == len(FILES)
+
+    scenario()
+
+
+@simulated
+async def test_what_is_offered_later_is_left_to_who_fetches_it() -> None:
+    async with two_with_a_peer_each() as (a, b, p, q):
+        waiting: list[Request] = []
+        p.answers = waiting.append
+        offer(p)
+        await a.until(lambda: len(waiting) == len(FILES))
+        offer(q)
+        await a.pause(2)
+        assert not q.requests
+        assert p.handler is not None
+        for request in waiting:
+            data, code = p.answer(request)
+            p.handler.connection.send_response(request.id, data, code)
+        p.handler.flush()
+        await a.until(lambda: live_in(a, b))
+        assert not q.requests
+
+
+@simulated
+async def test_what_a_sibling_fetches_no_more_is_fetched() -> None:
+    async with two_with_a_peer_each() as (a, b, p, q):
+        p.answers = lambda _request: None
+        offer(p)
+        await a.until(lambda: len(p.requests) == len(FILES))
+        offer(q)
+        await a.pause(2)
+        assert not q.requests
+        p.disconnect()
+        began = a.clock.monotonic()
+        await a.until(lambda: live_in(a, b))
+        assert a.clock.monotonic() - began < 20
+        assert len(q.requests) == len(FILES)
+
+
+@simulated
+async def test_a_sibling_that_gets_nowhere_is_not_waited_for() -> None:
+    async with two_with_a_peer_each() as (a, b, p, q):
+        p.answers = lambda _request: None
+        offer(p)
+        await a.until(lambda: len(p.requests) == len(FILES))
+        offer(q)
+        began = a.clock.monotonic()
+        await a.until(lambda: live_in(a, b), 2 * PASSED_OVER_S)
+        assert 30 < a.clock.monotonic() - began < PASSED_OVER_S + 20  # it is helped, then passed over
+        assert len(q.requests) == len(FILES)
+
+
+@simulated
+async def test_a_sibling_that_does_not_answer_costs_half_a_second() -> None:
+    async with World() as world:
+        peer = await world.connected("p")
+        liar = _Liar(world, "liar")
+        await liar.enter()
+        began = world.clock.monotonic()
+        for number in range(5):
+            peer.write(f"{number}", content(f"{number}", 1000))
+            await world.until(lambda number=number: world.record(f"{number}"))  # type: ignore[misc]
+        assert sum(isinstance(event, Claim) for event in liar.events) == 1
+        assert ANSWER_S < world.clock.monotonic() - began < 10
+        assert liar.link is not None
+        liar.link.abort()
+
+
 class _Liar:
     """A device with a heartbeat that talks the protocol, and says what a test wants."""
 
@@ -206,7 +325,7 @@ async def test_a_sibling_gets_no_folder_and_no_index() -> None:
         await world.until(
             lambda: any(isinstance(event, Hint) and event.head == world.node.store.status().journal.number for event in liar.events)
         )
-        assert {type(event) for event in liar.events} == {Hello, ClusterConfig, Hint}
+        assert {type(event) for event in liar.events} == {Hello, ClusterConfig, Claim, Hint}
         assert ClusterConfig() in liar.events
         assert liar.link is not None
         liar.link.abort()

@@ -10,6 +10,7 @@ from stnode.errors import Internal, ProtocolError
 from stnode.protocol import codec
 from stnode.protocol.deviceid import DeviceID
 from stnode.protocol.messages import (
+    Claim,
     Close,
     ClusterConfig,
     ClusterDevice,
@@ -160,7 +161,7 @@ def test_sequences_ascend(sequences: tuple[int, ...]) -> None:
         codec.decode(MessageType.INDEX, pb.Index(folder="f", files=files).SerializeToString())
 
 
-def test_download_progress_close_ping_and_hint_both_ways() -> None:
+def test_download_progress_close_ping_hint_and_claim_both_ways() -> None:
     progress = DownloadProgress(
         FolderID("f"), (ProgressUpdate("n", ((1, 2),), False, (0, 5), 131072), ProgressUpdate("m", (), True, (), 0))
     )
@@ -168,19 +169,22 @@ def test_download_progress_close_ping_and_hint_both_ways() -> None:
     assert codec.decode(MessageType.CLOSE, codec.encode_close("because")) == Close("because")
     assert codec.decode(MessageType.PING, b"") == Ping()
     assert codec.decode(MessageType.HINT, codec.encode_hint(Hint(7))) == Hint(7)
+    for claim in (Claim(1, "key", (0, 2**64 - 1)), Claim(2**32 - 1, "key", (), reply=True)):
+        assert codec.decode(MessageType.CLAIM, codec.encode_claim(claim)) == claim
 
 
-def test_a_hint_that_is_none_is_skipped() -> None:
-    """Its number is ours, not the protocol's: another implementation may use it one day."""
-    assert codec.decode(MessageType.HINT, b"\xff\xff") is None
+@pytest.mark.parametrize("kind", [MessageType.HINT, MessageType.CLAIM])
+def test_what_has_a_number_of_ours_and_is_not_ours_is_skipped(kind: int) -> None:
+    """The numbers are not the protocol's: another implementation may use them one day."""
+    assert codec.decode(kind, b"\xff\xff") is None
 
 
-@pytest.mark.parametrize("kind", [8, 65, -1, 1 << 20])
+@pytest.mark.parametrize("kind", [8, 66, -1, 1 << 20])
 def test_unknown_types_are_skipped(kind: int) -> None:
     assert codec.decode(kind, b"\xff\xff") is None
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MessageType if kind not in (MessageType.RESPONSE, MessageType.HINT)])
+@pytest.mark.parametrize("kind", [kind for kind in MessageType if kind not in (MessageType.RESPONSE, MessageType.HINT, MessageType.CLAIM)])
 def test_unparseable_messages(kind: MessageType) -> None:
     with pytest.raises(ProtocolError, match=kind.name):
         codec.decode(kind, b"\x0a\x05abc")

@@ -9,6 +9,7 @@ from stnode.protocol import codec
 from stnode.protocol.connection import BEPConnection
 from stnode.protocol.framing import Decoder, frame, frame_hello
 from stnode.protocol.messages import (
+    Claim,
     Close,
     ClusterConfig,
     Compression,
@@ -37,6 +38,7 @@ FRAMES: dict[type[Event], bytes] = {
     Ping: frame(MessageType.PING, b"", pack=False),
     Close: frame(MessageType.CLOSE, codec.encode_close("bye"), pack=False),
     Hint: frame(MessageType.HINT, codec.encode_hint(Hint(1)), pack=False),
+    Claim: frame(MessageType.CLAIM, codec.encode_claim(Claim(1, "key", (2, 3))), pack=False),
 }
 MESSAGES = [kind for kind in FRAMES if kind is not Hello]
 
@@ -151,12 +153,21 @@ def test_all_that_can_be_sent_arrives() -> None:
     connection.send_response(3, b"", 2)
     connection.send_ping()
     connection.send_hint(Hint(7))
+    connection.send_claim(Claim(1, "key", (2,)))
     connection.send_close("done")
     pieces = connection.data_to_send()
     assert len(pieces) == 3
     assert pieces[1] is large
     expected: list[Event] = [Index(F, [info], 5, 0, False), Index(F, [], 5, 5, True), *requests]
-    expected += [Response(1, b"small"), Response(2, bytes(large)), Response(3, b"", 2), Ping(), Hint(7), Close("done")]
+    expected += [
+        Response(1, b"small"),
+        Response(2, bytes(large)),
+        Response(3, b"", 2),
+        Ping(),
+        Hint(7),
+        Claim(1, "key", (2,)),
+        Close("done"),
+    ]
     assert received(b"".join(pieces)) == expected
     assert connection.data_to_send() == []
 
