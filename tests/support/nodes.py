@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support.syncthing import free_port
+from tests.support.syncthing import API_KEY, free_port
 
 STNODE = [sys.executable, "-m", "stnode"]
 
@@ -27,6 +28,7 @@ class StnodeProcess:
             **os.environ,
             "STNODE_NODE_LISTEN": f"tcp://127.0.0.1:{self.port}",
             "STNODE_API_LISTEN": f"127.0.0.1:{self.api_port}",
+            "STNODE_API_API_KEY": API_KEY,
             "STNODE_STORE_URL": store,
             "STNODE_NODE_NAME": home.name,
             "STNODE_LOG_LEVEL": "info",
@@ -50,13 +52,13 @@ class StnodeProcess:
         return self._process.pid
 
     def start(self, wait_s: float = 60.0) -> None:
-        """Runs the daemon; returns when it answers."""
+        """Runs the daemon; returns when it takes connections: a Syncthing that finds nobody there tries again after a minute."""
         with (self.home / "run.log").open("ab") as log:
             self._process = subprocess.Popen([*STNODE, "--home", str(self.home), "run"], env=self._env, stdout=log, stderr=log)
         deadline = time.monotonic() + wait_s
         while True:
             try:
-                if self.status()["running"]:
+                if self.status()["listen"]:
                     return
             except RuntimeError:
                 pass
@@ -65,9 +67,16 @@ class StnodeProcess:
             time.sleep(0.1)
 
     def status(self) -> dict[str, Any]:
-        """`stnode status --json`."""
-        status: dict[str, Any] = json.loads(self.cli("status", "--json"))
-        return status
+        """What `stnode status --json` says. While the daemon runs it is asked as that command does, without a process for each question:
+        tests ask until something holds. Raises RuntimeError when it does not answer."""
+        if self._process is None:
+            return dict(json.loads(self.cli("status", "--json")))
+        question = urllib.request.Request(f"http://127.0.0.1:{self.api_port}/api/status", headers={"X-API-Key": API_KEY})
+        try:
+            with urllib.request.urlopen(question, timeout=30) as answer:
+                return dict(json.load(answer))
+        except OSError as exc:
+            raise RuntimeError(f"{self.home.name} does not answer: {exc}") from exc
 
     def kill(self) -> None:
         """kill -9."""
