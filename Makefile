@@ -53,8 +53,7 @@ check: $(VENV)/.dev-installed
 
 soak: $(VENV)/.dev-installed
 	SIM_SEEDS=$${SIM_SEEDS:-20000} FUZZ_FRAMES=$${FUZZ_FRAMES:-100000} $(BIN)/python -m pytest --timeout=0 --hypothesis-profile=soak -m "soak or not soak" tests/sim tests/fuzz tests/property $(PYTEST_ARGS)
-	STNODE_KILLS=100 $(BIN)/python -m pytest --timeout=0 -s tests/integration/test_kill.py
-	STNODE_FILES=5000 STNODE_CHANGES=2000 $(BIN)/python -m pytest --timeout=0 -s tests/integration/test_encrypted.py tests/integration/test_three.py -k "not killed"
+	STNODE_KILLS=$${STNODE_KILLS:-100} STNODE_FILES=5000 STNODE_CHANGES=2000 $(BIN)/python -m pytest --timeout=0 -s -m "soak or slow" tests/integration
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python -m bench.transfer --out docs/performance.md

@@ -77,7 +77,7 @@ def metric(node: StnodeProcess, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("store", ["file", "seaweedfs"], indirect=True)
+@pytest.mark.parametrize("store", [pytest.param("file", marks=pytest.mark.soak), "seaweedfs"], indirect=True)
 async def test_a_lost_node_comes_back_from_url_and_passphrase(tmp_path: Path, store: StoreChoice) -> None:
     secret = {"STNODE_STORE_PASSPHRASE": PASSPHRASE, "STNODE_NODE_NAME": NODE_NAME, "STNODE_NODE_IDENTITY": "store"}
     async with cluster(tmp_path, StoreChoice(store.url, {**store.environment, **secret}), fill) as peers:

@@ -23,7 +23,7 @@ from tests.support.syncthing import NEW, SyncthingProcess
 from tests.support.trees import difference
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.blocks_loop("commands of the node are waited for")]
-BOTH = pytest.mark.parametrize("store", ["file", "seaweedfs"], indirect=True)
+BOTH = pytest.mark.parametrize("store", ["file", pytest.param("seaweedfs", marks=pytest.mark.soak)], indirect=True)
 
 
 def fill(root: Path) -> None:
@@ -74,7 +74,7 @@ async def cut(bucket: ObjectStore, key: Key) -> None:
 Damage = Callable[[ObjectStore, Key], object]
 DAMAGES = pytest.mark.parametrize(
     ("store", "damage"),
-    [("file", delete), ("seaweedfs", flip), ("file", cut)],
+    [pytest.param("file", delete, marks=pytest.mark.soak), ("seaweedfs", flip), pytest.param("file", cut, marks=pytest.mark.soak)],
     indirect=["store"],
     ids=["deleted", "flipped", "truncated"],
 )

@@ -9,7 +9,8 @@ import re
 import shutil
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -150,7 +151,7 @@ def _story(*parts: StnodeProcess | SyncthingProcess) -> str:
 
 # ------------------------------------------------------------------------------------------------- 1 and 4: stnode is untrusted
 @on_seaweedfs
-@pytest.mark.parametrize("versions", [(OLD, NEW), (NEW, OLD)], ids=["old-new", "new-old"])
+@pytest.mark.parametrize("versions", [(OLD, NEW), pytest.param((NEW, OLD), marks=pytest.mark.soak)], ids=["old-new", "new-old"])
 async def test_everything_arrives_through_an_untrusted_node(tmp_path: Path, store: StoreChoice, versions: tuple[str, str]) -> None:
     """Both trusted peers know only stnode. Afterwards nothing readable is in the bucket, nor in the node's home, its log at `debug` included."""
     a = SyncthingProcess(tmp_path / "a", versions[0], name="a"), tmp_path / "a-tree"
@@ -205,7 +206,8 @@ async def _nothing_readable(tmp_path: Path, store: StoreChoice, node: StnodeProc
     shutil.rmtree(tmp_path / "dump")
 
 
-@pytest.mark.parametrize("version", [NEW])
+@pytest.mark.soak
+@pytest.mark.parametrize("version", [OLD, NEW])
 async def test_the_scenario_is_right_with_a_syncthing_in_the_middle(tmp_path: Path, version: str) -> None:
     """What the test above asks of stnode is what Syncthing does, with a smaller tree."""
     a = SyncthingProcess(tmp_path / "a", OLD, name="a"), tmp_path / "a-tree"
@@ -228,7 +230,7 @@ async def test_the_scenario_is_right_with_a_syncthing_in_the_middle(tmp_path: Pa
 
 # ----------------------------------------------------------------------------------------------------------- 2: stnode is trusted
 @on_seaweedfs
-@pytest.mark.parametrize("version", [OLD, NEW])
+@pytest.mark.parametrize("version", [OLD, pytest.param(NEW, marks=pytest.mark.soak)])
 async def test_two_stores_in_sync_through_an_untrusted_syncthing(tmp_path: Path, store: StoreChoice, version: str) -> None:
     """plain Syncthing - stnode with its store - untrusted Syncthing - stnode with another store; each knows its neighbours only."""
     plain = SyncthingProcess(tmp_path / "plain", NEW if version == OLD else OLD, name="plain"), tmp_path / "plain-tree"
@@ -322,42 +324,56 @@ async def _until_same(tmp_path: Path, peer: Peer, node: StnodeProcess, deadline_
 # ------------------------------------------------------------------------------------------------------ 3: two nodes on one bucket
 @on_seaweedfs
 async def test_two_untrusted_nodes_on_one_bucket_keep_one_copy(tmp_path: Path, store: StoreChoice) -> None:
-    """Each has a trusted peer of its own, and hears of what that one offers only: from the start the same tree (ADR 0036), then what one has
-    changed, then again what both write at the same moment. Each peer seals with its own nonces, so what is fetched twice is stored twice."""
+    """Each has a trusted peer of its own, and hears of what that one offers only: what one has, what one has changed, then what both write at the
+    same moment (ADR 0036). Each peer seals with its own nonces, so what is fetched twice is stored twice."""
+    a = SyncthingProcess(tmp_path / "a", OLD, name="a"), tmp_path / "a-tree"
+    b = SyncthingProcess(tmp_path / "b", NEW, name="b"), tmp_path / "b-tree"
+    secret_tree(a[1], FILES, (20 * MIB, 60 * MIB))
+    async with two_nodes(tmp_path, store, a, b) as (first, second, story):
+        await until_equal([a, b], 120, story)
+        await _stored_once(store, a[1], "offered by one")
+        assert _pulled(second) == 0, "the second node was sent data"
+
+        change(a[1], 0)
+        change(b[1], 1)
+        edit_middle(b[1], b"b")
+        await until_equal([a, b], 90, story)
+        for _, tree in (a, b):
+            secret_tree(tree / "both", 500, (8 * MIB,), seed=3)
+        await until_equal([a, b], 90, story)
+        assert not [name for name in snapshot(a[1]) if "sync-conflict" in name]
+        await _stored_once(store, a[1], "after changes")
+        assert "0 problems" in await asyncio.to_thread(first.cli, "bucket", "check", "--read-data")
+        print(
+            f"received {moved(first, 'a')[0]:,} ({_pulled(first):,} of data) and {moved(second, 'b')[0]:,} B ({_pulled(second):,} of data)"
+        )
+
+
+@on_seaweedfs
+async def test_what_two_trusted_peers_have_from_the_start_is_kept_once(tmp_path: Path, store: StoreChoice) -> None:
     a = SyncthingProcess(tmp_path / "a", OLD, name="a"), tmp_path / "a-tree"
     b = SyncthingProcess(tmp_path / "b", NEW, name="b"), tmp_path / "b-tree"
     for _, tree in (a, b):
         secret_tree(tree, FILES, (20 * MIB, 60 * MIB))
+    files = sum(kind == "file" for kind, *_ in snapshot(a[1]).values())
+    async with two_nodes(tmp_path, store, a, b) as (first, second, story):
+        await until(lambda: all(node.status()["in_sync"] and _has_files(node, files) for node in (first, second)), 120, story)
+        await _stored_once(store, a[1], "both had it")
+        print(f"pulled {_pulled(first):,} and {_pulled(second):,} B")
+
+
+@asynccontextmanager
+async def two_nodes(
+    tmp_path: Path, store: StoreChoice, a: Peer, b: Peer
+) -> AsyncIterator[tuple[StnodeProcess, StnodeProcess, Callable[[], str]]]:
+    """Two untrusted nodes on one bucket, each with a peer that knows only it; and what tells of them."""
     async with running(a[0], b[0]):
         first = untrusted_node(tmp_path / "node-0", store, (a[0], b[0]), dials=False)
         second = StnodeProcess(tmp_path / "node-1", store.url, store.environment, init=("--join", store.url))
         assert second.cli("folder", "list", "--json") == first.cli("folder", "list", "--json")
         async with running(first, second):
             await asyncio.gather(trust(a, first), trust(b, second))
-            story = lambda: f"{first.status()}\n{second.status()}{_story(first, second)}"  # noqa: E731 -- said once, needed often
-            files = sum(kind == "file" for kind, *_ in snapshot(a[1]).values())
-            await until(lambda: all(node.status()["in_sync"] and _has_files(node, files) for node in (first, second)), 120, story)
-            await until_equal([a, b], 60, story)
-            await _stored_once(store, a[1], "offered by both")
-
-            before = _pulled(second)
-            secret_tree(a[1] / "one", 300, (8 * MIB,), seed=5)
-            await until_equal([a, b], 60, story)
-            assert _pulled(second) == before, "the second node was sent data"
-
-            change(a[1], 0)
-            change(b[1], 1)
-            edit_middle(b[1], b"b")
-            await until_equal([a, b], 90, story)
-            for _, tree in (a, b):
-                secret_tree(tree / "both", 500, (8 * MIB,), seed=3)
-            await until_equal([a, b], 90, story)
-            assert not [name for name in snapshot(a[1]) if "sync-conflict" in name]
-            await _stored_once(store, a[1], "after changes")
-            assert "0 problems" in await asyncio.to_thread(first.cli, "bucket", "check", "--read-data")
-            print(
-                f"received {moved(first, 'a')[0]:,} ({_pulled(first):,} of data) and {moved(second, 'b')[0]:,} B ({_pulled(second):,} of data)"
-            )
+            yield first, second, lambda: f"{first.status()}\n{second.status()}{_story(first, second)}"
 
 
 async def _stored_once(store: StoreChoice, tree: Path, when: str) -> None:
@@ -369,7 +385,7 @@ async def _stored_once(store: StoreChoice, tree: Path, when: str) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- 5: who is refused
 @pytest.mark.parametrize("store", ["file"], indirect=True)
-@pytest.mark.parametrize("version", [OLD, NEW])
+@pytest.mark.parametrize("version", [NEW, pytest.param(OLD, marks=pytest.mark.soak)])
 async def test_who_is_refused(tmp_path: Path, store: StoreChoice, version: str) -> None:
     """Another password, no password, after the loss of the state directory too: the refused are named, the first one goes on."""
     a, other, plain = ((SyncthingProcess(tmp_path / n, version, name=n), tmp_path / f"{n}-tree") for n in ("a", "other", "plain"))
@@ -426,7 +442,7 @@ async def _refused(node: StnodeProcess, *names: str, words: tuple[str, ...] = ("
 
 
 @pytest.mark.parametrize("store", ["file"], indirect=True)
-@pytest.mark.parametrize("version", [OLD, NEW])
+@pytest.mark.parametrize("version", [OLD, pytest.param(NEW, marks=pytest.mark.soak)])
 async def test_a_trusted_node_refuses_what_does_not_fit(tmp_path: Path, store: StoreChoice, version: str) -> None:
     """An ordinary folder: an untrusted Syncthing that gets no password, a plain one that gets one, one that holds another password's data."""
     right, wrong = tmp_path / "right", tmp_path / "wrong"
@@ -459,7 +475,7 @@ async def test_a_trusted_node_refuses_what_does_not_fit(tmp_path: Path, store: S
 
 
 @on_seaweedfs
-@pytest.mark.parametrize("version", [OLD, NEW])
+@pytest.mark.parametrize("version", [NEW, pytest.param(OLD, marks=pytest.mark.soak)])
 async def test_two_untrusted_devices_pass_on_what_they_cannot_read(tmp_path: Path, store: StoreChoice, version: str) -> None:
     """trusted - untrusted Syncthing - untrusted stnode - trusted; what one end changes arrives at the other."""
     a = SyncthingProcess(tmp_path / "a", NEW, name="a"), tmp_path / "a-tree"

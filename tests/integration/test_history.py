@@ -68,7 +68,7 @@ async def keeps(peer: SyncthingProcess, directory: Path, before: Snapshot, nodes
 
 
 @pytest.mark.parametrize("store", ["file"], indirect=True)
-@pytest.mark.parametrize("deleter", [OLD, NEW])
+@pytest.mark.parametrize("deleter", [OLD, pytest.param(NEW, marks=pytest.mark.soak)])
 async def test_a_vanished_disk_deletes_nothing_anywhere(tmp_path: Path, store: StoreChoice, deleter: str) -> None:
     """5,000 files deleted at one peer: held, held again after a restart, then rejected, and the peer gets them back."""
     files = 5000

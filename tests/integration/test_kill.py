@@ -15,7 +15,7 @@ import pytest
 from tests.integration.conftest import FOLDER, Cluster, StoreChoice, cluster
 from tests.support.editor import Editor
 
-KILLS = int(os.environ.get("STNODE_KILLS", "6"))
+KILLS = int(os.environ.get("STNODE_KILLS", "3"))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(360 + 30 * KILLS), pytest.mark.blocks_loop("commands of the node are waited for")]
 
 

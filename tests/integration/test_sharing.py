@@ -19,7 +19,7 @@ from tests.support.nodes import StnodeProcess
 from tests.support.stored import stored_blocks
 from tests.support.syncthing import OLD, SyncthingProcess
 
-SMALL, LARGE, LARGE_BYTES, LARGEST_BYTES = 1500, 40, 2 << 20, 48 << 20
+SMALL, LARGE, LARGE_BYTES, LARGEST_BYTES = 600, 24, 2 << 20, 48 << 20
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.blocks_loop("commands of the nodes are waited for")]
 
 

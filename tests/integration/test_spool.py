@@ -28,7 +28,7 @@ def fill(root: Path) -> None:
         (root / f"small {number}").write_text(f"content of {number}")
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.soak), True])
 @pytest.mark.parametrize("store", ["seaweedfs"], indirect=True)
 async def test_a_store_that_stops_in_the_middle_of_a_pull(
     tmp_path: Path, store: StoreChoice, seaweedfs_server: S3Server, killed: bool

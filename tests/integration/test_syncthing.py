@@ -79,7 +79,7 @@ async def _until_conflict_copy(peers: Cluster) -> None:
         await asyncio.sleep(0.2)
 
 
-@pytest.mark.parametrize("store", ["file", "seaweedfs"], indirect=True)
+@pytest.mark.parametrize("store", [pytest.param("file", marks=pytest.mark.soak), "seaweedfs"], indirect=True)
 async def test_node_comes_back_from_the_bucket_alone(tmp_path: Path, store: StoreChoice) -> None:
     def fill(root: Path) -> None:
         mixed_tree(root, large_bytes=1 << 20)

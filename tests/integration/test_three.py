@@ -16,7 +16,7 @@ from tests.integration.conftest import FOLDER, StoreChoice, Trio, trio
 from tests.support.editor import Editor
 from tests.support.stored import stored_blocks
 
-KILLS = int(os.environ.get("STNODE_KILLS", "6"))
+KILLS = int(os.environ.get("STNODE_KILLS", "3"))
 CHANGES = int(os.environ.get("STNODE_CHANGES", "600"))
 """2000 is what has to be shown at least once (docs/testing.md)."""
 pytestmark = [pytest.mark.slow, pytest.mark.blocks_loop("commands of the nodes are waited for")]
