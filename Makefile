@@ -40,7 +40,7 @@ run: $(VENV)/.run-installed
 
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.support.install
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not soak and not perf" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist load --maxschedchunk 1 -m "not soak and not perf" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m perf tests/perf
 
 check: $(VENV)/.dev-installed

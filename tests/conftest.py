@@ -144,3 +144,8 @@ def eventually() -> Callable[..., object]:
         return value
 
     return wait
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: at the end of a run side by side nobody waits for the last of them."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

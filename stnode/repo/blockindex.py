@@ -12,12 +12,12 @@ from itertools import chain, islice
 from sqlite3 import Connection
 from typing import Final
 
+from stnode.protocol.encryption import OVERHEAD
 from stnode.repo.pack import PLAIN_HASH_BYTES, PackList
 
 EVERY_BYTES: Final = 1 << 20
 FULL_SIZES: Final = tuple((128 << 10) << step for step in range(8))
 """The sizes of blocks that are not the last of their file."""
-_ENCRYPTION_BYTES: Final = 40
 _BATCH: Final = 1000
 
 SCHEMA: Final = (
@@ -79,7 +79,7 @@ def indexed_places(blocks: PackList, file_starts: Sequence[int] | None) -> list[
 
 
 def _guessed_starts(blocks: PackList) -> set[int]:
-    overhead = 0 if blocks.hash_bytes == PLAIN_HASH_BYTES else _ENCRYPTION_BYTES
+    overhead = 0 if blocks.hash_bytes == PLAIN_HASH_BYTES else OVERHEAD
     full = frozenset(size + overhead for size in FULL_SIZES)
     return {0, *(place for place, before in enumerate(blocks.lengths, 1) if before not in full)}
 

@@ -65,7 +65,7 @@ def files_of(tree: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-@pytest.mark.parametrize(("version", "store"), [(OLD, "file"), (NEW, "seaweedfs")], indirect=["store"])
+@pytest.mark.parametrize(("version", "store"), [pytest.param(OLD, "file", marks=pytest.mark.soak), (NEW, "seaweedfs")], indirect=["store"])
 async def test_what_syncthing_encrypted_is_read_from_the_bucket_alone(tmp_path: Path, store: StoreChoice, version: str) -> None:
     tree = tmp_path / "tree"
     secret_tree(tree, FILES, LARGE)

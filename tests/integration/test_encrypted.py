@@ -235,7 +235,7 @@ async def test_two_stores_in_sync_through_an_untrusted_syncthing(tmp_path: Path,
     """plain Syncthing - stnode with its store - untrusted Syncthing - stnode with another store; each knows its neighbours only."""
     plain = SyncthingProcess(tmp_path / "plain", NEW if version == OLD else OLD, name="plain"), tmp_path / "plain-tree"
     cloud = SyncthingProcess(tmp_path / "cloud", version, name="cloud")
-    secret_tree(plain[1], 1200, LARGE)
+    secret_tree(plain[1], 1200, (8 * MIB, 40 * MIB) if FILES < 5000 else LARGE)
     password = tmp_path / "password"
     password.write_text(PASSWORD + "\n")
     near, far = (StnodeProcess(tmp_path / name, f"{store.url}-{name}", store.environment) for name in ("near", "far"))
@@ -328,7 +328,7 @@ async def test_two_untrusted_nodes_on_one_bucket_keep_one_copy(tmp_path: Path, s
     same moment (ADR 0036). Each peer seals with its own nonces, so what is fetched twice is stored twice."""
     a = SyncthingProcess(tmp_path / "a", OLD, name="a"), tmp_path / "a-tree"
     b = SyncthingProcess(tmp_path / "b", NEW, name="b"), tmp_path / "b-tree"
-    secret_tree(a[1], FILES, (20 * MIB, 60 * MIB))
+    secret_tree(a[1], FILES, (8 * MIB, 40 * MIB))
     async with two_nodes(tmp_path, store, a, b) as (first, second, story):
         await until_equal([a, b], 120, story)
         await _stored_once(store, a[1], "offered by one")
@@ -354,7 +354,7 @@ async def test_what_two_trusted_peers_have_from_the_start_is_kept_once(tmp_path:
     a = SyncthingProcess(tmp_path / "a", OLD, name="a"), tmp_path / "a-tree"
     b = SyncthingProcess(tmp_path / "b", NEW, name="b"), tmp_path / "b-tree"
     for _, tree in (a, b):
-        secret_tree(tree, FILES, (20 * MIB, 60 * MIB))
+        secret_tree(tree, FILES // 2, (8 * MIB, 40 * MIB))
     files = sum(kind == "file" for kind, *_ in snapshot(a[1]).values())
     async with two_nodes(tmp_path, store, a, b) as (first, second, story):
         await until(lambda: all(node.status()["in_sync"] and _has_files(node, files) for node in (first, second)), 120, story)

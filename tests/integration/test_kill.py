@@ -19,7 +19,7 @@ KILLS = int(os.environ.get("STNODE_KILLS", "3"))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(360 + 30 * KILLS), pytest.mark.blocks_loop("commands of the node are waited for")]
 
 
-@pytest.mark.parametrize("store", ["file", "seaweedfs"], indirect=True)
+@pytest.mark.parametrize("store", [pytest.param("file", marks=pytest.mark.soak), "seaweedfs"], indirect=True)
 async def test_killed_at_random_moments(tmp_path: Path, store: StoreChoice) -> None:
     rng = random.Random(20261121)
 

@@ -16,6 +16,7 @@ from tests.support.trees import mixed_tree, snapshot, touch
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.blocks_loop("commands of the node are waited for")]
 
 
+@pytest.mark.parametrize("store", [pytest.param("file", marks=pytest.mark.soak), "moto", "seaweedfs"], indirect=True)
 async def test_mixed_tree_arrives_and_changes_go_both_ways(tmp_path: Path, store: StoreChoice) -> None:
     async with cluster(tmp_path, store, mixed_tree) as peers:
         await peers.until_equal()

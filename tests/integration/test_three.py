@@ -38,7 +38,8 @@ async def test_all_change_at_once(tmp_path: Path, store: StoreChoice) -> None:
         f"{found.stored_bytes:,} bytes of blocks, {found.excess:.2%} more than once; received by each node: {received}"
     )
     assert found.excess < 0.03, found
-    assert min(received) > sum(received) / 3 / 2, received
+    if CHANGES >= 2000:  # of fewer, one peer may by chance have most of the large ones
+        assert min(received) > sum(received) / 3 / 2, received
 
 
 @pytest.mark.timeout(480 + 60 * KILLS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from io import FileIO
 from pathlib import Path
 
@@ -120,22 +120,38 @@ class Upload:
             except OSError as exc:
                 self._failures.add(str(local), local_error(local, exc))
                 continue
+            directories: list[tuple[Path, os.stat_result, str, Entry | None]] = []
             for name, status in found:
                 child, target = local / name, f"{path}/{name}"
                 entry = there.get(name)
                 if not _is_text(name):
                     self._failures.add(printable(str(child)), Invalid(f"the name {name!r} is no UTF-8", hint="rename it"))
                 elif stat.S_ISDIR(status.st_mode):
-                    try:
-                        waiting.append((child, target, await self._directory(child, status, target, entry)))
-                    except (Unavailable, Internal):
-                        raise
-                    except StnodeError as exc:
-                        self._failures.add(str(child), exc)
+                    directories.append((child, status, target, entry))
                 elif entry is not None and _is_same(child, status, entry):
                     self._progress.skipped += 1
                 else:
                     yield child, status, target
+            for at in range(0, len(directories), _BATCH_FILES):
+                waiting += await self._directories(directories[at : at + _BATCH_FILES])
+
+    async def _directories(self, wanted: Sequence[tuple[Path, os.stat_result, str, Entry | None]]) -> list[tuple[Path, str, bool]]:
+        """Makes what is not there of the directories of one directory, all at once: each by itself would wait for a commit. (local path, path,
+        whether it was there) of those that are there now."""
+        there: list[tuple[Path, str, bool]] = []
+
+        async def one(local: Path, status: os.stat_result, path: str, entry: Entry | None) -> None:
+            try:
+                there.append((local, path, await self._directory(local, status, path, entry)))
+            except (Unavailable, Internal):
+                raise
+            except StnodeError as exc:
+                self._failures.add(str(local), exc)
+
+        async with asyncio.TaskGroup() as group:
+            for each in wanted:
+                group.create_task(one(*each))
+        return there
 
     async def _ensure_directory(self, local: Path, path: str) -> bool:
         """Makes the top directory; whether it was there."""
