@@ -42,6 +42,7 @@ async def test_all_change_at_once(tmp_path: Path, store: StoreChoice) -> None:
         assert min(received) > sum(received) / 3 / 2, received
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(480 + 60 * KILLS)
 @pytest.mark.parametrize("store", ["seaweedfs"], indirect=True)
 async def test_any_node_killed(tmp_path: Path, store: StoreChoice) -> None:
