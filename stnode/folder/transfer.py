@@ -460,7 +460,8 @@ class Transfer:
         pack, self._shared = self._shared, None
         pack.keep(self.jobs)  # what a job was given up for often comes again under another name: it must not be stored twice
         if len(pack):
-            self._shared_sealed_at = self._env.clock.monotonic()
+            if not pack.full:  # small packs keep their distance; what is left after full ones, at the end of much, need not
+                self._shared_sealed_at = self._env.clock.monotonic()
             self._seal_soon(pack)
         else:
             self._packer.discard(pack)
