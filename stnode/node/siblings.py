@@ -44,6 +44,8 @@ READ_SINGLY: Final = 8
 """Up to so many known siblings are read one by one: a GET costs a twelfth of a listing."""
 TICK_S: Final = 10.0
 """How often it is looked whether the heartbeat has changed, while there are siblings."""
+MEET_S: Final = 5.0
+"""So long after its start a node that is to fetch something waits for siblings that it knows of: they may be fetching it."""
 RETRY_S: Final = 30.0
 GIVEN_WAY_LOOK_S: Final = 15.0
 QUESTION_EVERY_S: Final = 1.0
@@ -98,7 +100,7 @@ class Siblings:
         self._started_us = 0
         self._written: Heartbeat | None = None
         self._written_s = self._read_s = self._listed_s = self._own_look_s = float("-inf")
-        self._retry_s = float("-inf")
+        self._retry_s = self._meet_until = float("-inf")
         self._shape: frozenset[object] = frozenset()
         self._questions: list[DeviceID] = []
         self._asked: dict[DeviceID, float] = {}
@@ -111,6 +113,7 @@ class Siblings:
 
     def start(self) -> None:
         """Writes and reads heartbeats, and dials, until `stop`."""
+        self._meet_until = self._env.clock.monotonic() + MEET_S
         self._tasks.spawn(self._run(), "siblings")
 
     async def stop(self) -> None:
@@ -156,9 +159,22 @@ class Siblings:
 
     async def who_fetches(self, folder_key: str, contents: Collection[int]) -> dict[bytes, Collection[int]]:
         """What the connected siblings say (`folder.claims.Asker`): all are asked at once, within half a second."""
+        while self._env.clock.monotonic() < self._meet_until and self._misses_some():
+            await self._env.clock.sleep(0.1)
         sessions = [known.session for known in self.states.values() if known.session is not None]
         answers = await asyncio.gather(*(session.who_fetches(folder_key, contents) for session in sessions))
         return {session.device_id: held for session, held in zip(sessions, answers, strict=True)}
+
+    def _misses_some(self) -> bool:
+        """Whether a sibling that seems to be there is not connected yet."""
+        return any(
+            self._beats.is_fresh(heartbeat) and heartbeat.addresses and not self._is_connected(node)
+            for node, heartbeat in self.others.items()
+        )
+
+    def _is_connected(self, node: DeviceID) -> bool:
+        known = self.states.get(node)
+        return known is not None and known.session is not None and known.session.greeting is not None
 
     def ask(self, device: DeviceID) -> None:
         """An unknown device wants to connect: is it a sibling? The answer shows when it tries again."""

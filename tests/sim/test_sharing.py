@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -211,8 +211,14 @@ async def test_what_only_one_node_reaches_is_its_own_without_waiting() -> None:
 
 @simulated
 async def test_what_two_have_pulled_is_registered_once() -> None:
-    """Nodes that know nothing of each other pull everything: what comes second is dropped, and no pack is registered for nothing."""
+    """Nodes that cannot ask each other pull everything: what comes second is dropped, and no pack is registered for nothing."""
+
+    async def nobody(_folder_key: str, _contents: Collection[int]) -> dict[bytes, Collection[int]]:
+        return {}
+
     async with siblings(MB, MB, heard=False) as nodes:
+        for world in nodes.worlds:
+            world.node.siblings.who_fetches = nobody  # type: ignore[method-assign,assignment]
         nodes.write(NAMES[:60])
         await nodes.until(NAMES[:60])
         assert sum(nodes.pulled) > 1.5 * 60 * FILE_BYTES
