@@ -43,11 +43,11 @@ class Job:
     pack: OpenPack | None = None
     made_on: int | None = None
     """See `repo.records.Draft`."""
+    content: int = field(init=False)
+    """What stands for the file's content between siblings (`claims`): asked for with each of their questions."""
 
-    @property
-    def content(self) -> int:
-        """What stands for the file's content between siblings (`claims`)."""
-        return xxh3_64(self.info.block_hashes)
+    def __post_init__(self) -> None:
+        self.content = xxh3_64(self.info.block_hashes)
 
     def block_hash(self, index: int) -> bytes:
         """SHA-256 of block `index`, or its token."""

@@ -236,7 +236,7 @@ class Reporter:
 
     def _sibling(self, device: DeviceID, heartbeat: Heartbeat) -> SiblingStatus:
         known = self._node.siblings.states.get(device, SiblingState())
-        session = known.session if known.session is not None and known.session.greeting is not None else None
+        session = known.greeted
         return SiblingStatus(
             id=deviceid.format(device),
             name=heartbeat.name,

@@ -85,9 +85,8 @@ class SiblingSession(PeerSession):
     def link_lost(self, reason: Exception | None) -> None:
         """The link is gone."""
         self._lost(reason)
-        for question in self._questions.values():
-            if not question.done():
-                question.set_result(())
+        for number in self._questions:
+            self._answered(number, ())
         self._host.ended(self, self.last_error)
 
     # --- for the siblings
@@ -119,10 +118,10 @@ class SiblingSession(PeerSession):
 
     # --- inside
 
-    def _answered(self, claim: Claim) -> None:
-        question = self._questions.get(claim.id)
+    def _answered(self, number: int, contents: Collection[int]) -> None:
+        question = self._questions.get(number)
         if question is not None and not question.done():
-            question.set_result(claim.contents)
+            question.set_result(contents)
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -133,7 +132,7 @@ class SiblingSession(PeerSession):
             case Hint(head):
                 self._host.hinted(self, head)
             case Claim(reply=True):
-                self._answered(event)
+                self._answered(event.id, event.contents)
             case Claim():
                 self._conn.send_claim(Claim(event.id, event.folder_key, self._host.claimed(self, event), reply=True))
             case Request():

@@ -64,6 +64,11 @@ class SiblingState(LinkState[SiblingSession]):
 
     lan: tuple[str, ...] = ()
 
+    @property
+    def greeted(self) -> SiblingSession | None:
+        """The session, once the sibling's Hello has come."""
+        return self.session if self.session is not None and self.session.greeting is not None else None
+
 
 class Siblings:
     """`describe` gives this node's heartbeat of now; `changed` is told when who the siblings are or where has changed; `give_way(True)` has
@@ -153,28 +158,25 @@ class Siblings:
         """Hears of every commit: siblings are told of own ones at once."""
         if applied.own:
             for known in self.states.values():
-                if known.session is not None and known.session.greeting is not None:
-                    known.session.hint(applied.number)
+                if (session := known.greeted) is not None:
+                    session.hint(applied.number)
                     self._metrics.hints.labels("sent").inc()
 
     async def who_fetches(self, folder_key: str, contents: Collection[int]) -> dict[bytes, Collection[int]]:
-        """What the connected siblings say (`folder.claims.Asker`): all are asked at once, within half a second."""
+        """What the connected siblings say (`folder.claims.Asker`): all are asked at once, within half a second; soon after the start it waits
+        for those that are to be connected."""
         while self._env.clock.monotonic() < self._meet_until and self._misses_some():
             await self._env.clock.sleep(0.1)
-        sessions = [known.session for known in self.states.values() if known.session is not None]
+        sessions = [session for known in self.states.values() if (session := known.greeted) is not None]
         answers = await asyncio.gather(*(session.who_fetches(folder_key, contents) for session in sessions))
         return {session.device_id: held for session, held in zip(sessions, answers, strict=True)}
 
     def _misses_some(self) -> bool:
         """Whether a sibling that seems to be there is not connected yet."""
         return any(
-            self._beats.is_fresh(heartbeat) and heartbeat.addresses and not self._is_connected(node)
+            self._beats.is_fresh(heartbeat) and heartbeat.addresses and ((known := self.states.get(node)) is None or known.greeted is None)
             for node, heartbeat in self.others.items()
         )
-
-    def _is_connected(self, node: DeviceID) -> bool:
-        known = self.states.get(node)
-        return known is not None and known.session is not None and known.session.greeting is not None
 
     def ask(self, device: DeviceID) -> None:
         """An unknown device wants to connect: is it a sibling? The answer shows when it tries again."""

@@ -114,7 +114,7 @@ async def one_round(world: World, peers: Sequence[FakePeer], rng: random.Random,
     return fed
 
 
-@pytest.mark.timeout(600)  # two minutes of work, on a machine that other tests share
+@pytest.mark.timeout(600)  # `make soak` has two minutes of work here, on a machine that other tests share
 @simulated
 async def test_mutated_frames_change_nothing() -> None:
     async with World() as world:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -79,8 +80,14 @@ class Upload:
 
     async def _guarded(self, local: Path, status: os.stat_result, path: str) -> None:
         """One item; its failure is told, and the rest goes on."""
-        try:
+        with self._told(local):
             await self._item(local, status, path)
+
+    @contextmanager
+    def _told(self, local: Path) -> Iterator[None]:
+        """Keeps what fails for one path alone to `failures`."""
+        try:
+            yield
         except (Unavailable, Internal):
             raise  # the next file would fare no better
         except StnodeError as exc:
@@ -141,12 +148,8 @@ class Upload:
         there: list[tuple[Path, str, bool]] = []
 
         async def one(local: Path, status: os.stat_result, path: str, entry: Entry | None) -> None:
-            try:
+            with self._told(local):
                 there.append((local, path, await self._directory(local, status, path, entry)))
-            except (Unavailable, Internal):
-                raise
-            except StnodeError as exc:
-                self._failures.add(str(local), exc)
 
         async with asyncio.TaskGroup() as group:
             for each in wanted:

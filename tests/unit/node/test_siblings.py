@@ -3,7 +3,7 @@ process of the same identity."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -182,6 +182,14 @@ def offer(peer: FakePeer, names: Sequence[str] = FILES, **fields: Any) -> None:
             peer.write(name, content(name, FILE_BYTES), mtime=1_600_000_000, **fields)
 
 
+async def offer_one_by_one(a: World, p: FakePeer, q: FakePeer, answers: Callable[[Request], None] = lambda _request: None) -> None:
+    """The second device offers what the node of the first has asked for in full and not got; `answers` is what that one does with requests."""
+    p.answers = answers
+    offer(p)
+    await a.until(lambda: len(p.requests) == len(FILES))
+    offer(q)
+
+
 def live_in(*worlds: World) -> bool:
     return all(set(FILES) <= set(world.live()) for world in worlds)
 
@@ -210,10 +218,7 @@ def test_what_two_devices_offer_at_once_is_fetched_once(alike: bool) -> None:
 async def test_what_is_offered_later_is_left_to_who_fetches_it() -> None:
     async with two_with_a_peer_each() as (a, b, p, q):
         waiting: list[Request] = []
-        p.answers = waiting.append
-        offer(p)
-        await a.until(lambda: len(waiting) == len(FILES))
-        offer(q)
+        await offer_one_by_one(a, p, q, waiting.append)
         await a.pause(2)
         assert not q.requests
         assert p.handler is not None
@@ -228,10 +233,7 @@ async def test_what_is_offered_later_is_left_to_who_fetches_it() -> None:
 @simulated
 async def test_what_a_sibling_fetches_no_more_is_fetched() -> None:
     async with two_with_a_peer_each() as (a, b, p, q):
-        p.answers = lambda _request: None
-        offer(p)
-        await a.until(lambda: len(p.requests) == len(FILES))
-        offer(q)
+        await offer_one_by_one(a, p, q)
         await a.pause(2)
         assert not q.requests
         p.disconnect()
@@ -244,10 +246,7 @@ async def test_what_a_sibling_fetches_no_more_is_fetched() -> None:
 @simulated
 async def test_a_sibling_that_gets_nowhere_is_not_waited_for() -> None:
     async with two_with_a_peer_each() as (a, b, p, q):
-        p.answers = lambda _request: None
-        offer(p)
-        await a.until(lambda: len(p.requests) == len(FILES))
-        offer(q)
+        await offer_one_by_one(a, p, q)
         began = a.clock.monotonic()
         await a.until(lambda: live_in(a, b), 2 * PASSED_OVER_S)
         assert 30 < a.clock.monotonic() - began < PASSED_OVER_S + 20  # it is helped, then passed over
