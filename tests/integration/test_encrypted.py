@@ -4,6 +4,7 @@ stnode as the trusted one on both sides of an untrusted Syncthing; who is refuse
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -296,7 +297,7 @@ def _change_some(tree: Path) -> None:
 
 
 async def _until_same(tmp_path: Path, peer: Peer, node: StnodeProcess, deadline_s: float, story: str = "") -> None:
-    """Until `stnode get` brings from the node what is in the peer's tree. What is right in the copy of the last time stays."""
+    """Until the node lists, and `stnode get` brings from it, what is in the peer's tree. What is right in the copy of the last time stays."""
     process, tree = peer
     await process.scan(FOLDER)
     copy = tmp_path / f"copy-of-{node.home.name}"
@@ -304,7 +305,9 @@ async def _until_same(tmp_path: Path, peer: Peer, node: StnodeProcess, deadline_
     deadline = time.monotonic() + deadline_s
     while True:
         there, here = await asyncio.to_thread(snapshot, tree), await asyncio.to_thread(snapshot, copy)
-        for name in [name for name, what in here.items() if there.get(name) != what]:
+        entries = json.loads(await asyncio.to_thread(node.cli, "ls", "-R", "--json", FOLDER))
+        listed = {entry["path"].partition("/")[2] for entry in entries}
+        for name in [name for name, what in here.items() if name not in listed or there.get(name) != what]:
             path = copy / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
