@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support.syncthing import API_KEY, free_port
+from tests.support.ports import free_port
+from tests.support.syncthing import API_KEY
 
 STNODE = [sys.executable, "-m", "stnode"]
 

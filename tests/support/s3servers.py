@@ -11,14 +11,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ import pytest
 from botocore.config import Config
 
 from stnode.objectstore.options import StoreOptions
+from tests.support.ports import free_port
 
 BUCKET = "stnode-test"
 ACCESS_KEY = "testkey"
@@ -58,19 +58,6 @@ class S3Server:
         }
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that were free a moment ago, each below 55,536 (SeaweedFS adds 10,000 for gRPC)."""
-    with ExitStack() as held:
-        ports: list[int] = []
-        while len(ports) < count:
-            one = held.enter_context(closing(socket.socket()))
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            if port < 55_536:
-                ports.append(port)
-        return ports
-
-
 def program(name: str) -> str:
     """The path of a server's program: the virtual environment's, else the system's."""
     found = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
@@ -90,7 +77,7 @@ def seaweedfs() -> Iterator[S3Server]:
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
         (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
-        s3, master, volume, filer = free_ports(4)
+        s3, master, volume, filer = (free_port(second=10_000) for _ in range(4))
         # fmt: off
         command = [
             program("weed"), "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
@@ -107,7 +94,7 @@ def seaweedfs() -> Iterator[S3Server]:
 def moto() -> Iterator[S3Server]:
     """moto: conditional writes right, no authentication; everything in memory."""
     with tempfile.TemporaryDirectory(prefix="moto-") as name:
-        (port,) = free_ports(1)
+        port = free_port()
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         with _running("moto", command, f"http://127.0.0.1:{port}", Path(name)) as server:
             yield server
@@ -117,7 +104,7 @@ def moto() -> Iterator[S3Server]:
 def rclone() -> Iterator[S3Server]:
     """`rclone serve s3`: takes conditional writes and ignores their conditions."""
     with tempfile.TemporaryDirectory(prefix="rclone-") as name:
-        (port,) = free_ports(1)
+        port = free_port()
         served = Path(name) / "served"
         served.mkdir()
         command = [program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", str(served)]

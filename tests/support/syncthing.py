@@ -7,11 +7,8 @@ Timing: rescans are off and the file watcher too unless asked for, so tests say 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import time
 import xml.etree.ElementTree as ET
@@ -24,8 +21,9 @@ import aiohttp
 
 from tests.support import install
 from tests.support.install import NEW, OLD, VERSIONS
+from tests.support.ports import free_port
 
-__all__ = ["NEW", "OLD", "VERSIONS", "SyncthingProcess", "free_port", "wait_same"]
+__all__ = ["NEW", "OLD", "VERSIONS", "SyncthingProcess", "wait_same"]
 
 API_KEY = "stnode-tests"
 START_S = 60.0
@@ -44,17 +42,6 @@ _OPTIONS = {
     "stunKeepaliveStartS": "0",
     "announceLANAddresses": "false",
 }
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listened on a moment ago, and that the system gives to nobody who connects: a process that is
-    started again later finds it free."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(10_000, max(lowest, 20_000))
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class SyncthingProcess:

@@ -16,7 +16,7 @@ from stnode.errors import Archived, ConfigError, Full, Invalid, NotFound, Refuse
 from stnode.objectstore.base import Exists, IfMatch, Key, Mode
 from stnode.objectstore.options import StoreOptions
 from stnode.objectstore.s3 import S3Store
-from tests.support.s3servers import free_ports
+from tests.support.ports import free_port
 from tests.unit.objectstore.scripted import Handler, Received, ScriptedServer, scripted
 
 KEY = Key("journal/j/1")
@@ -198,7 +198,7 @@ async def test_an_upload_that_no_longer_moves_ends(env: Env) -> None:
 
 
 async def test_nothing_listening_is_surely_nothing_done(env: Env) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     options = StoreOptions(endpoint_url=f"http://127.0.0.1:{port}", region="x", access_key_id="k", secret_access_key="s")
     store = S3Store("s3://bucket", options, env)
     with pytest.raises(Unavailable, match=f"cannot reach http://127.0.0.1:{port}") as raised:
