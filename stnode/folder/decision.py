@@ -3,6 +3,8 @@
 - Invalid entries and our own flagged records are never global; of equal versions ours counts.
 - In the place of our record with lost content comes its own version, or one that is not older; a deletion only if it knew ours.
 - We need the global version unless our record's vector covers it; a deletion only if we have a live item.
+- One vector for a live item and a deletion is a contradiction that each device takes for agreement; where one of them is ours, the other
+  is needed, so that it comes to the judge (docs/adr/0017). Not in encrypted folders, where vectors are sums.
 - A send-only folder needs nothing: its differences are `held`, except for a version that equals ours but for the vector (METADATA),
   which it takes.
 
@@ -66,28 +68,44 @@ KIND = {FileType.FILE: NeedKind.FILE, FileType.DIRECTORY: NeedKind.DIRECTORY, Fi
 class Item:
     """One name with our record of it, and the entry `given` just now by device `dev`."""
 
-    __slots__ = ("_conn", "_counts", "_dev", "_fid", "_name", "_own", "given")
+    __slots__ = ("_conn", "_counts", "_dev", "_fid", "_name", "_opposite", "_own", "given")
 
-    def __init__(self, conn: Connection, fid: int, name: str, own: Own | None, given: FileInfo | None, dev: int | None) -> None:
+    def __init__(
+        self, conn: Connection, fid: int, name: str, own: Own | None, given: FileInfo | None, dev: int | None, *, sums: bool = False
+    ) -> None:
         self._conn, self._fid, self._name, self._own, self._dev = conn, fid, name, own, dev
         self._counts = own is not None and not own.flags and not own.invalid
+        # What the flags of a valid entry that contradicts our record would be; `sums`: no entry does.
+        self._opposite = None if own is None or not self._counts or sums else DELETED - own.deleted
         self.given = given
 
     def may_be_needed(self, entry: Entry) -> bool:
         """False if our own record makes the content of the entry worthless, now and later."""
         if entry.flags & INVALID:
             return False
-        return not self._counts or not self._covers(entry.version)
+        return not self._counts or not self._covers(entry.version) or self._contradicts(entry)
 
-    def winner(self, entries: Iterable[Entry]) -> Entry | None:
+    def winner(self, entries: Sequence[Entry]) -> Entry | None:
         """The entry that has the global version; None if our own record has it, or nobody. Of versions that no other contains a live one
         wins over a deletion, then the later modified one, then the greater vector; going from pair to pair instead would depend on the
         order of the devices. Where Syncthing 2 would have our live item deleted, the deletion is named, so that it comes to the judge,
-        who settles it for both (docs/adr/0017)."""
+        who settles it for both (docs/adr/0017); so is what contradicts our own record, if nothing is above that."""
+        winner = self._greatest(entries)
+        if winner is None and self._opposite is not None:
+            return next(filter(self._contradicts, entries), None)
+        return winner
+
+    def _contradicts(self, entry: Entry) -> bool:
+        own = self._own
+        return own is not None and entry.flags & (DELETED | INVALID) == self._opposite and entry.version == own.version
+
+    def _greatest(self, entries: Iterable[Entry]) -> Entry | None:
         differing: dict[bytes, Entry] = {}
         for entry in entries:
             if not entry.flags & INVALID and not self._worthless(entry):
-                differing.setdefault(entry.version, entry)
+                same = differing.get(entry.version)
+                if same is None or (same.flags & DELETED and not entry.flags & DELETED):
+                    differing[entry.version] = entry
         if not differing or (self._counts and len(differing) == 1 and self._own is not None and self._own.version in differing):
             return None
         if len(differing) == 1 and not self._counts:
@@ -128,11 +146,11 @@ class Item:
         own = self._own
         live = own is not None and not own.deleted
         deleted = winner.flags & DELETED
-        if (deleted and not live) or self._suffices(winner.version):
+        if (deleted and not live) or (self._suffices(winner.version) and not self._contradicts(winner)):
             return None
         content = winner.content
         if content is None:
-            content = next((entry.content for entry in entries if entry.version == winner.version and entry.content is not None), None)
+            content = next((entry.content for entry in entries if entry.content is not None and is_same(entry, winner)), None)
         if before is not None and not live and not before.replaces and before.version == winner.version and before.held == takes_nothing:
             return before if before.content == content else before._replace(content=content)
         # What a send-only folder has lost it does take, if it is what was lost.
@@ -158,7 +176,7 @@ class Item:
             if not entry.flags & INVALID:
                 if deleted:
                     mark = 0 if entry.flags & DELETED else LACKS_DELETE
-                elif entry.version == version:
+                elif entry.version == version and not entry.flags & DELETED:
                     mark = HAS
             marked.append(entry if entry.flags & MARKS == mark else entry._replace(flags=entry.flags & ~MARKS | mark))
         return marked
@@ -228,6 +246,11 @@ class Item:
     def _own_info(self) -> FileInfo:
         row = self._conn.execute("SELECT info FROM records WHERE fid = ? AND name = ?", (self._fid, self._name)).fetchone()
         return fileinfo.from_record(row[0])
+
+
+def is_same(a: Entry, b: Entry) -> bool:
+    """True if both announce one version, and agree whether it is a deletion."""
+    return a.version == b.version and a.flags & DELETED == b.flags & DELETED
 
 
 def _contains(a: Vector, b: Vector, earlier: bool) -> bool:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from sqlite3 import Connection
 from typing import Final
 
-from stnode.folder.decision import KIND, Entry, Item, Need, Own
+from stnode.folder.decision import KIND, Entry, Item, Need, Own, is_same
 from stnode.folder.tables import DELETED, HAS, INVALID, LACKS_DELETE, MARKS, TYPE_SHIFT
 from stnode.folder.types import IndexEffect, NeedKind
 from stnode.protocol import fileinfo, vector
@@ -31,10 +31,12 @@ _MOST_SUM: Final = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the folder's settings say about need. `ignored` is asked for each name that may be needed."""
+    """What the folder's settings say about need. `ignored` is asked for each name that may be needed; `sums`: vectors are sums of
+    counters that we do not see, so equal ones say little (encrypted folders)."""
 
     ignored: Callable[[str], bool]
     takes_nothing: bool = False
+    sums: bool = False
 
 
 def evaluate(conn: Connection, fid: int, names: Sequence[str], rules: Rules) -> IndexEffect:
@@ -102,7 +104,7 @@ class _Pass:
                 given = self._files[name]
                 if not before and at not in needs and self._note_first(name, given, own.get(at)):
                     continue
-            item = Item(self._conn, self._fid, name, own.get(at), given, self._dev)
+            item = Item(self._conn, self._fid, name, own.get(at), given, self._dev, sums=self._rules.sums)
             need_before = needs.get(at)
             after = [entry for entry in before if entry.dev != self._dev] if removes else self._with_contents(item, before)
             winner = item.winner(after)
@@ -161,7 +163,7 @@ class _Pass:
             return False
         entry = _entry_of(self._dev, info)
         if own is not None:
-            if own.version != entry.version:
+            if own.version != entry.version or own.deleted != info.deleted:
                 return False
             if not info.deleted:
                 entry = entry._replace(flags=entry.flags | HAS)
@@ -195,7 +197,7 @@ class _Pass:
         if not item.may_be_needed(entry):
             return entry
         for other in others:
-            if other.version == entry.version and other.content is not None and not other.flags & INVALID:
+            if other.content is not None and is_same(other, entry) and not other.flags & INVALID:
                 return entry._replace(content=other.content)
         return entry._replace(content=self._new_content(info))
 

@@ -163,23 +163,24 @@ def is_stranger(conn: Connection, dev: int, shared: Collection[bytes]) -> bool:
     return row is None or row[0] not in shared
 
 
-def drop_step(conn: Connection, fid: int, dev: int, limit: int = _DROP_NAMES) -> bool:
-    """Removes up to `limit` entries of the device's index; True when none is left. A large index is dropped in steps of their own
-    transactions before `begin_index` or `apply_index(full=True)` would do it in one; the first step makes us report nothing of it."""
+def drop_step(conn: Connection, fid: int, dev: int, limit: int = _DROP_NAMES) -> tuple[IndexEffect, bool]:
+    """Removes up to `limit` entries of the device's index; what that changed, and whether none is left. A large index is dropped in steps
+    of their own transactions before `begin_index` or `apply_index(full=True)` would do it in one; the first step makes us report nothing
+    of it."""
     state = index_state(conn, fid, dev)
     if state.max_sequence:
         set_index_state(conn, fid, dev, IndexState(state.index_id, 0))
-    rules, low, left = _stored_rules(conn, fid), "", limit
+    rules, low, left, effect = _stored_rules(conn, fid), "", limit, IndexEffect()
     while left > 0:
         rows = conn.execute(
             "SELECT name FROM remote WHERE fid = ? AND name > ? AND dev = ? ORDER BY name LIMIT ?", (fid, low, dev, min(left, BATCH))
         )
         names = [name for (name,) in rows]
         if not names:
-            return True
-        remove(conn, fid, dev, names, rules)
+            return effect, True
+        effect.extend(remove(conn, fid, dev, names, rules))
         low, left = names[-1], left - len(names)
-    return False
+    return effect, False
 
 
 def drop_device(conn: Connection, dev: int) -> None:
@@ -198,7 +199,7 @@ def drop_folder(conn: Connection, fid: int) -> None:
 
 def rules_of(settings: FolderSettings) -> Rules:
     """What the folder's settings mean for need. Raises Invalid for ignore lines that cannot be read."""
-    return Rules(ignore.matcher_for(settings).ignores, takes_nothing=settings.type == "sendonly")
+    return Rules(ignore.matcher_for(settings).ignores, takes_nothing=settings.type == "sendonly", sums=settings.encrypted)
 
 
 def _stored_rules(conn: Connection, fid: int) -> Rules:

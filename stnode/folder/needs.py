@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from stnode.folder.decision import Entry, Item
 from stnode.folder.evaluation import fill_batch
-from stnode.folder.tables import HAS, INVALID
+from stnode.folder.tables import DELETED, HAS, INVALID
 from stnode.folder.types import Completion, Needed, NeedKind, NeedTotals
 from stnode.protocol import fileinfo, vector
 from stnode.protocol.fileinfo import FileInfo
@@ -87,8 +87,9 @@ def parts(conn: Connection, fid: int, names: Sequence[str]) -> list[Part]:
     found: dict[int, tuple[list[int], list[int]]] = {}
     for at, dev, modified in conn.execute(
         "SELECT b.at, r.dev, r.modified FROM temp.batch b CROSS JOIN need n ON n.fid = ?1 AND n.name = b.name "
-        "CROSS JOIN remote r ON r.fid = ?1 AND r.name = b.name WHERE r.version = n.version AND NOT r.flags & ?2 ORDER BY b.at, r.dev",
-        (fid, INVALID),
+        "CROSS JOIN remote r ON r.fid = ?1 AND r.name = b.name WHERE r.version = n.version AND NOT r.flags & ?2 "
+        "AND r.flags & ?3 = (n.kind >= ?4) ORDER BY b.at, r.dev",
+        (fid, INVALID, DELETED, int(NeedKind.DELETE)),
     ):
         devices, times = found.setdefault(at, ([], []))
         devices.append(dev)

@@ -13,7 +13,7 @@ Not responsible for: connections (node), what the peers' indexes mean (index), j
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from sqlite3 import Connection
 from typing import Any, Protocol
@@ -34,6 +34,7 @@ from stnode.folder.transfer import Limits, Source, Transfer
 from stnode.folder.window import NAMES, Known, read_deletion_totals, read_deletions, read_names, read_window
 from stnode.protocol import fileinfo
 from stnode.protocol.blocks import HASH_BYTES, TOKEN_BYTES
+from stnode.protocol.fileinfo import FileInfo
 from stnode.protocol.messages import Index
 from stnode.protocol.vector import Vector
 from stnode.repo.records import Applied, Draft, DraftSet, Outcome, SetKind, Status
@@ -170,11 +171,20 @@ class FolderRunner:
         which the folder is not shared any more nothing is taken in, nor by `receive_index`: it would stay after it was forgotten."""
         held = await self._db.run(lambda conn: index.index_state(conn, self.fid, device))
         if held.index_id != index_id and held.max_sequence:
-            # In steps, so that a million entries do not hold the database for seconds.
-            while not await self._db.write(lambda conn: index.drop_step(conn, self.fid, device)):
-                pass
-        await self._db.write(lambda conn: self._listens_to(conn, device) and index.begin_index(conn, self.fid, device, index_id))
+            await self._drop_index(device)
+
+        def begin(conn: Connection) -> IndexEffect:
+            return index.begin_index(conn, self.fid, device, index_id) if self._listens_to(conn, device) else IndexEffect()
+
+        self._heed(await self._db.write(begin), {})
         self._wake_up()
+
+    async def _drop_index(self, device: int) -> None:
+        """In steps, so that a million entries do not hold the database for seconds."""
+        done = False
+        while not done:
+            effect, done = await self._db.write(partial(index.drop_step, fid=self.fid, dev=device))
+            self._heed(effect, {})
 
     def _listens_to(self, conn: Connection, device: int) -> bool:
         """Asked in the database's thread, where the settings of this moment are newer than the evaluation that follows their change."""
@@ -195,17 +205,21 @@ class FolderRunner:
         if any(info.deleted for info in message.files):
             self._deletion_pace.came(self._env.clock.monotonic())
         announced = {info.name: info for info in message.files if not info.deleted and not info.invalid}
-        for name in {*effect.needed, *effect.satisfied}:
-            given = announced.get(name)
-            self._change_wanted(name, None if given is None else given.version)
+        self._heed(effect, announced)
         for name, info in announced.items():
             job = self.transfer.job_named(name)
             if job is not None and job.info.version == info.version:
                 job.devices.add(device)
-        self._retries.solved(effect.satisfied)
         self._retries.news(info.name for info in message.files)
         self.transfer.pump()
         self._wake_up()
+
+    def _heed(self, effect: IndexEffect, announced: Mapping[str, FileInfo]) -> None:
+        """A device's index has changed what is needed; `announced`: the live items that it gave."""
+        for name in {*effect.needed, *effect.satisfied}:
+            given = announced.get(name)
+            self._change_wanted(name, None if given is None else given.version)
+        self._retries.solved(effect.satisfied)
 
     def _note_intake(self, files: int) -> None:
         """Messages that follow each other closely are one stream; a long one is let in before more is planned (`_intake_over`)."""
@@ -339,8 +353,7 @@ class FolderRunner:
         of devices that the folder is not shared with any more goes away: nobody may wait for their files, or for their conflict copies."""
         shared = {device.device_id for device in self.settings.devices}
         for device in await self._db.run(lambda conn: index.strangers(conn, self.fid, shared)):
-            while not await self._db.write(partial(index.drop_step, fid=self.fid, dev=device)):
-                pass
+            await self._drop_index(device)
             await self._db.write(partial(index.forget, fid=self.fid, dev=device))
 
         def work(conn: Connection) -> list[int]:

@@ -339,8 +339,9 @@ class _Bench:
                 return _Refusal(Status.DROPPED, LOSES) if draft.info.deleted else _Plan(draft.info, draft.extents)
 
     def _outlived(self, draft: Draft, current: _Current) -> _Plan:
-        """A deletion and a concurrent change: the change stays, under a vector above both. Syncthing 1 lets the change win whatever the
-        times, Syncthing 2 the later of the two (bep-facts 7.3); without a new vector devices of both would differ until the next change."""
+        """A deletion and a change that did not know of each other: the change stays, under a vector above both. Syncthing 1 lets the change
+        win whatever the times, Syncthing 2 the later of the two (bep-facts 7.3); without a new vector devices of both would differ until
+        the next change. Syncthing 1 itself gives both one vector (docs/adr/0017)."""
         live, extents = (current.info, current.extents) if draft.info.deleted else (draft.info, draft.extents)
         version = update(merge(draft.info.version, current.info.version), self._context.me, self._context.time_s)
         return _Plan(fileinfo.replace_version(live, version, self._context.me), extents)
@@ -354,6 +355,8 @@ class _Bench:
             return _Refusal(Status.DROPPED, ALREADY_THERE)
         if draft.fid in self._context.encrypted:
             return _Refusal(Status.DROPPED, TOKENS_DIFFER)
+        if info.deleted != committed.deleted:
+            return self._outlived(draft, current)
         # Whoever has the losing content believes to be in sync: only a greater vector tells them, and then they make no copy.
         version = update(committed.version, self._context.me, self._context.time_s)
         if fileinfo.wins(info, committed):

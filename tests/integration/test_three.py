@@ -14,6 +14,7 @@ import pytest
 
 from tests.integration.conftest import FOLDER, StoreChoice, Trio, trio
 from tests.support.editor import Editor
+from tests.support.live import until
 from tests.support.stored import stored_blocks
 
 KILLS = int(os.environ.get("STNODE_KILLS", "3"))
@@ -61,6 +62,9 @@ async def test_any_node_killed(tmp_path: Path, store: StoreChoice) -> None:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await three.until_equal(240)
+        await until(
+            lambda: all(node.status()["in_sync"] for node in three.nodes), 60, lambda: [node.status()["folders"] for node in three.nodes]
+        )
         await _until_collected(three)
         checked = (await asyncio.to_thread(three.nodes[0].cli, "bucket", "check", "--read-data")).strip()
         print(f"{KILLS} kills, {sum(editor.changes for editor in editors)} changes: {checked}")

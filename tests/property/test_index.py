@@ -16,7 +16,7 @@ from stnode.folder.tables import DELETED, HAS, LACKS_DELETE
 from stnode.folder.types import NeedKind
 from stnode.protocol import fileinfo, vector
 from stnode.protocol.fileinfo import FileInfo, FileType
-from stnode.protocol.vector import Ordering
+from stnode.protocol.vector import Ordering, Vector
 from stnode.repo.records import LocalFlag
 from stnode.repo.settings import FolderSettings, encode_folder
 from stnode.repo.state_schema import LAYER, STEPS
@@ -33,19 +33,23 @@ versions = st.dictionaries(st.integers(1, 3), st.integers(1, 3), min_size=1, max
 def infos(draw: st.DrawFn) -> FileInfo:
     """An item; time and content follow from the version, as on real devices, but deliberately not in the order of the vectors."""
     version = draw(versions)
-    kind = FileType((0, 0, 1, 4)[sum(value for _, value in version) % 4])
     deleted = sum(value * short_id for short_id, value in version) % 4 == 0
+    return made(draw(st.sampled_from(NAMES)), version, deleted=deleted, invalid=draw(st.integers(0, 5)) == 0)
+
+
+def made(name: str, version: Vector, *, deleted: bool, invalid: bool = False) -> FileInfo:
+    kind = FileType((0, 0, 1, 4)[sum(value for _, value in version) % 4])
     is_file = kind is FileType.FILE and not deleted
     size = 100 * version[0][1] if is_file else 0
     return fileinfo.new(
-        name=draw(st.sampled_from(NAMES)),
+        name=name,
         type=kind,
         version=version,
         modified_by=version[0][0],
         size=size,
         modified_s=(7 * version[0][1] + version[-1][0]) % 4,
         deleted=deleted,
-        invalid=draw(st.integers(0, 5)) == 0,
+        invalid=invalid,
         permissions=0o644 if kind is not FileType.SYMLINK else 0,
         block_hashes=bytes([version[0][1]]) * 32 if is_file else b"",
         symlink_target=b"t" if kind is FileType.SYMLINK and not deleted else b"",
@@ -58,6 +62,7 @@ steps = st.one_of(
     st.tuples(st.just("index"), devs, st.booleans(), st.lists(infos(), max_size=4)),
     st.tuples(st.just("own"), infos().filter(lambda info: not info.invalid), flags),
     st.tuples(st.just("own-as"), devs, st.sampled_from(NAMES)),
+    st.tuples(st.just("contradict"), devs, devs, st.sampled_from(NAMES)),
     st.tuples(st.just("begin"), devs, st.integers(0, 2)),
     st.tuples(st.just("drop"), devs),
     st.tuples(st.just("rules"), st.sampled_from(("sendreceive", "sendonly", "receiveonly")), st.sampled_from(LINES)),
@@ -82,9 +87,15 @@ class Model:
 
     def winner(self, name: str) -> FileInfo | None:
         own, own_flags = self.own.get(name, (None, 0))
-        valid = [info for (_, entry), info in self.entries.items() if entry == name and not info.invalid]
-        if own is not None and not own_flags:
-            valid.append(own)
+        announced = [info for (_, entry), info in self.entries.items() if entry == name and not info.invalid]
+        if own is None or own_flags:
+            return self._greatest(announced, None)
+        best = self._greatest([own, *(info for info in announced if info.version != own.version)], own)
+        if best is own:
+            return next((info for info in announced if info.version == own.version and info.deleted != own.deleted), own)
+        return best
+
+    def _greatest(self, valid: list[FileInfo], own: FileInfo | None) -> FileInfo | None:
         top = [a for a in valid if not any(vector.compare(b.version, a.version) is Ordering.GREATER for b in valid)]
         best = _latest([info for info in top if not info.deleted] or top)
         deletion = _latest([info for info in top if info.deleted])
@@ -95,9 +106,15 @@ class Model:
     def need(self, name: str) -> FileInfo | None:
         own, _ = self.own.get(name, (None, 0))
         best = self.winner(name)
-        if best is None or (own is not None and vector.covers(own.version, best.version)):
+        if best is None or best is own:
+            return None
+        if own is not None and vector.covers(own.version, best.version) and not self.contradicts(name, best):
             return None
         return None if best.deleted and (own is None or own.deleted) else best
+
+    def contradicts(self, name: str, info: FileInfo) -> bool:
+        own, own_flags = self.own.get(name, (None, 0))
+        return own is not None and not own_flags and own.version == info.version and own.deleted != info.deleted
 
 
 def check(conn: Connection, model: Model, folder: FolderSettings) -> None:
@@ -124,7 +141,7 @@ def check(conn: Connection, model: Model, folder: FolderSettings) -> None:
         for dev, given_name, mark in conn.execute("SELECT dev, name, flags FROM remote WHERE name = ?", (name,)).fetchall():
             entry = model.entries[dev, given_name]
             assert bool(mark & DELETED) == entry.deleted
-            has = best is not None and not best.deleted and not entry.invalid and entry.version == best.version
+            has = best is not None and not best.deleted and not entry.invalid and not entry.deleted and entry.version == best.version
             lacks = best is not None and best.deleted and not entry.invalid and not entry.deleted
             assert (bool(mark & HAS), bool(mark & LACKS_DELETE)) == (has, lacks), name
             have[dev, "items"] += has
@@ -177,6 +194,13 @@ def run(conn: Connection, history: list[tuple[object, ...]]) -> None:
                 found = model.entries.get((dev, name))
                 if found is not None and not found.invalid:
                     commit(conn, model, found, 0, folder)
+            case "contradict", int(dev), int(other), str(name):
+                found = model.entries.get((other, name)) if other != dev else model.own.get(name, (None, 0))[0]
+                if found is not None:  # one vector for a deletion and a live item (docs/adr/0017)
+                    sequence += 1
+                    info = fileinfo.replace(made(name, found.version, deleted=not found.deleted), sequence=sequence)
+                    index.apply_index(conn, FID, dev, [info], full=False, settings=folder)
+                    model.entries[dev, name] = info
             case "begin", int(dev), int(index_id):
                 index.begin_index(conn, FID, dev, index_id)
                 if index_id == 0 or model.ids.get(dev) != index_id:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from sqlite3 import Connection
 
 import pytest
@@ -14,7 +15,7 @@ from stnode.protocol import fileinfo, vector
 from stnode.protocol.fileinfo import FileInfo, FileType
 from stnode.protocol.vector import Vector
 from stnode.repo.records import LocalFlag
-from stnode.repo.settings import FolderSettings, encode_folder
+from stnode.repo.settings import ENCRYPTED, FolderSettings, encode_folder
 from stnode.repo.state_schema import LAYER, STEPS
 
 FID = 1
@@ -107,6 +108,37 @@ async def test_deletions_only_of_what_is_there(conn: Connection) -> None:
     assert set(commit(conn, item("f", V2, deleted=True)).satisfied) == {"f"}
 
 
+async def test_a_live_item_with_the_vector_of_our_deletion_is_needed_with_its_content(conn: Connection) -> None:
+    commit(conn, item("f", V1))
+    commit(conn, item("f", V2, deleted=True))
+    announce(conn, 1, item("f", V2, deleted=True))
+    announce(conn, 2, item("f", V2))
+    assert wanted(conn) == [("f", NeedKind.FILE)]
+    assert index.sources(conn, FID, ["f"]) == {"f": [2]}
+    assert [part.devices for part in index.parts(conn, FID, ["f"])] == [(2,)]
+    info = index.needed_info(conn, FID, ["f"])["f"]
+    assert (info.deleted, info.block_hashes) == (False, (2).to_bytes(32, "big"))
+    assert commit(conn, item("f", (*V2, (6, 1)))).satisfied == ["f"]
+
+
+async def test_a_deletion_with_the_vector_of_our_live_item_comes_to_the_judge(conn: Connection) -> None:
+    commit(conn, item("f", V1))
+    announce(conn, 1, item("f", V1, deleted=True))
+    assert wanted(conn, deletes=True) == [("f", NeedKind.DELETE)]
+    assert index.needed_info(conn, FID, ["f"])["f"].deleted
+    announce(conn, 2, item("f", V2))
+    assert wanted(conn, deletes=True) == []
+    assert wanted(conn) == [("f", NeedKind.FILE)]
+
+
+async def test_equal_sums_of_an_encrypted_folder_are_no_contradiction(conn: Connection) -> None:
+    encrypted = replace(FOLDER, type=ENCRYPTED)
+    conn.execute("UPDATE folders SET settings = ?", (encode_folder(encrypted),))
+    commit(conn, item("f", V1))
+    index.apply_index(conn, FID, 1, [item("f", V1, deleted=True)], full=False, settings=encrypted)
+    assert wanted(conn, deletes=True) == []
+
+
 async def test_same_content_under_another_version_is_metadata(conn: Connection) -> None:
     mine = item("f", V1)
     commit(conn, mine)
@@ -154,11 +186,13 @@ async def test_damaged_content_is_needed_again_from_who_has_it_once_its_index_ca
 async def test_large_indexes_are_dropped_in_steps(conn: Connection) -> None:
     index.begin_index(conn, FID, 1, 9)
     announce(conn, 1, *[item(f"f{at:04}", sequence=at + 1) for at in range(2500)])
-    assert not index.drop_step(conn, FID, 1, 1000)
+    effect, done = index.drop_step(conn, FID, 1, 1000)
+    assert not done
+    assert effect.satisfied == [f"f{at:04}" for at in range(1000)]
     assert index.index_state(conn, FID, 1) == IndexState(9, 0)
     assert conn.execute("SELECT count(*) FROM need").fetchone() == (1500,)
-    assert not index.drop_step(conn, FID, 1, 1500)
-    assert index.drop_step(conn, FID, 1)
+    assert not index.drop_step(conn, FID, 1, 1500)[1]
+    assert index.drop_step(conn, FID, 1)[1]
     assert conn.execute("SELECT count(*) FROM remote_content").fetchone() == (0,)
 
 

@@ -343,7 +343,53 @@ def test_a_deletion_against_an_edit_is_decided_by_time(delete_wins: bool) -> Non
     scenario()
 
 
+@pytest.mark.parametrize("deleted_here", [True, False])
+def test_a_deletion_and_a_live_item_of_one_vector_are_settled_for_all(deleted_here: bool) -> None:
+    """As Syncthing 1 makes them (docs/adr/0017): a deletion knows more of a device's own changes than the device's own record."""
+
+    @simulated
+    async def scenario() -> None:
+        async with World() as world:
+            a = await world.connected("a", "b", follows=True)
+            b = world.peers["b"]
+            held = a.write("x", content("x", 3 * BLOCK))
+            await world.until(lambda: "x" in b.folder().files)
+            b.follows = False  # for itself, b is in sync with the deletion, and has the file
+            if deleted_here:
+                version = a.delete("x").info.version
+                await world.until(lambda: (record := world.record("x")) and record.info.deleted)
+                b.announce(fileinfo.replace(held.info, version=version), held.data)
+            else:
+                version = held.info.version
+                b.announce(fileinfo.new(name="x", type=FileType.FILE, version=version, modified_by=b.short, deleted=True))
+            await world.until(lambda: (record := world.record("x")) and record.info.version != version)
+            record = world.record("x")
+            assert record is not None
+            assert vector.compare(record.info.version, version) is vector.Ordering.GREATER
+            assert world.live() == ["x"]
+            assert await world.content("x") == held.data
+            await world.until(lambda: "x" in a.folder().live())
+            await world.until(lambda: world.runner().state == "idle")
+
+    scenario()
+
+
 # --- what goes wrong
+
+
+@simulated
+async def test_what_failed_and_is_gone_with_its_index_is_no_error_any_more() -> None:
+    async with World() as world:
+        a = await world.connected("a")
+        refusing(a)
+        a.write("x", content("x", 100))
+        await world.until(lambda: world.runner().errors)
+        a.disconnect()
+        await world.turns(10)
+        a.folders.clear()  # its database is new, and so is its index
+        a.folder().index_id ^= 1
+        await a.connect()
+        await world.until(lambda: not world.runner().errors and world.runner().state == "idle", 600)
 
 
 @pytest.mark.parametrize("bad", ["wrong", "short", "long", "generic", "gone", "invalid", "unknown"])

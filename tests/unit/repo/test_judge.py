@@ -186,6 +186,22 @@ def test_a_change_outlives_a_concurrent_deletion_under_a_vector_above_both(delet
     assert covers(record.info.version, B1)
 
 
+@pytest.mark.parametrize("deletion_first", [True, False])
+def test_of_a_deletion_and_a_live_item_of_one_vector_the_live_one_goes_on_above_it(deletion_first: bool) -> None:
+    gone, live = item("f", A1, deleted=True, mtime=6), item("f", A1, mtime=5)
+    committed, incoming = (gone, live) if deletion_first else (live, gone)
+    (record,) = one(state(committed), draft(incoming)).records
+    assert not record.info.deleted
+    assert record.info.version == update(A1, ME, NOW)
+    again = one(state(record.info), draft(incoming))
+    assert (again.status, again.reason) == (Status.DROPPED, judging.OLDER)
+
+
+def test_a_deletion_of_the_same_sum_in_an_encrypted_folder_changes_nothing() -> None:
+    verdict = one(state(item("f", A1), fid=ENCRYPTED), draft(item("f", A1, deleted=True), ENCRYPTED))
+    assert verdict.status is Status.DROPPED
+
+
 def test_a_copy_finds_a_free_name() -> None:
     taken = fileinfo.conflict_name("f", P2, NOW * 10**9)
     verdict = one(state(item("f", A1, mtime=5), item(taken, A1)), draft(item("f", B1, mtime=6, by=P2)))
