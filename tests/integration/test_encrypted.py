@@ -343,7 +343,8 @@ async def test_two_untrusted_nodes_on_one_bucket_keep_one_copy(tmp_path: Path, s
         await until_equal([a, b], 90, story)
         for _, tree in (a, b):
             secret_tree(tree / "both", 500, (8 * MIB,), seed=3)
-        await until_equal([a, b], 90, story)
+        await until_equal([a, b], 90, story)  # as they are from the beginning: now they have told of it
+        await _until_there((first, second), a[1], story)
         assert not [name for name in snapshot(a[1]) if "sync-conflict" in name]
         await _stored_once(store, a[1], "after changes")
         assert "0 problems" in await asyncio.to_thread(first.cli, "bucket", "check", "--read-data")
@@ -358,9 +359,8 @@ async def test_what_two_trusted_peers_have_from_the_start_is_kept_once(tmp_path:
     b = SyncthingProcess(tmp_path / "b", NEW, name="b"), tmp_path / "b-tree"
     for _, tree in (a, b):
         secret_tree(tree, FILES // 2, (8 * MIB, 40 * MIB))
-    files = sum(kind == "file" for kind, *_ in snapshot(a[1]).values())
     async with two_nodes(tmp_path, store, a, b) as (first, second, story):
-        await until(lambda: all(node.status()["in_sync"] and _has_files(node, files) for node in (first, second)), 120, story)
+        await _until_there((first, second), a[1], story)
         await _stored_once(store, a[1], "both had it")
         print(f"pulled {_pulled(first):,} and {_pulled(second):,} B")
 
@@ -377,6 +377,11 @@ async def two_nodes(
         async with running(first, second):
             await asyncio.gather(trust(a, first), trust(b, second))
             yield first, second, lambda: f"{first.status()}\n{second.status()}{_story(first, second)}"
+
+
+async def _until_there(nodes: Sequence[StnodeProcess], tree: Path, story: Callable[[], str]) -> None:
+    files = sum(kind == "file" for kind, *_ in snapshot(tree).values())
+    await until(lambda: all(node.status()["in_sync"] and _has_files(node, files) for node in nodes), 120, story)
 
 
 async def _stored_once(store: StoreChoice, tree: Path, when: str) -> None:
