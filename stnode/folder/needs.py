@@ -49,6 +49,13 @@ def needed_named(conn: Connection, fid: int, names: Sequence[str]) -> list[Neede
     return [Needed(name, NeedKind(kind), size, blocks, bool(is_held), bool(known)) for name, kind, size, blocks, is_held, known in rows]
 
 
+def needless(conn: Connection, fid: int, names: Sequence[str]) -> list[str]:
+    """Those of the names that are not needed, in no way."""
+    fill_batch(conn, names)
+    query = "SELECT b.name FROM temp.batch b LEFT JOIN need n ON n.fid = ? AND n.name = b.name WHERE n.name IS NULL"
+    return [name for (name,) in conn.execute(query, (fid,))]
+
+
 def needed_info(conn: Connection, fid: int, names: Sequence[str]) -> dict[str, FileInfo]:
     """The global versions of needed names, hashes loaded. A name that is not needed, or whose content no entry has (see
     `missing_content`), is left out."""

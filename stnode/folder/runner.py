@@ -405,6 +405,9 @@ class FolderRunner:
 
     async def _begin_pass(self) -> None:
         """What siblings have committed is no longer needed: first of all it is looked for, if work was left to them."""
+        if failed := [name for name in self.errors if name]:
+            # What fails when it is not wanted any more, refused by the committer for instance, is not evaluated as satisfied again.
+            self._retries.solved(await self._db.run(partial(index.needless, fid=self.fid, names=failed)))
         await self.sharing.begin()
         if self.sharing.items:
             await self._store.follow_to_head()

@@ -424,6 +424,17 @@ def test_what_one_device_cannot_give_comes_from_another(bad: str, size: int) -> 
 
 
 @simulated
+async def test_what_fails_when_it_is_not_wanted_any_more_is_no_error() -> None:
+    async with World() as world:
+        a = await world.connected("a")
+        a.write("x", content("x", 100))
+        await world.until(lambda: world.record("x"))
+        world.runner()._fail("gone", "it has live children")  # as a commit in flight may end when the device has taken its wish back
+        assert world.runner().errors
+        await world.until(lambda: world.runner().state == "idle", 10)
+
+
+@simulated
 async def test_three_quick_rounds_then_longer_waits() -> None:
     async with World() as world:
         a = await world.connected("a")
