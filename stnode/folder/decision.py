@@ -13,7 +13,7 @@ Written for a million calls: an equal version is recognised by its bytes before 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import NamedTuple
 
@@ -99,7 +99,7 @@ class Item:
         own = self._own
         return own is not None and entry.flags & (DELETED | INVALID) == self._opposite and entry.version == own.version
 
-    def _greatest(self, entries: Iterable[Entry]) -> Entry | None:
+    def _greatest(self, entries: Sequence[Entry]) -> Entry | None:
         differing: dict[bytes, Entry] = {}
         for entry in entries:
             if not entry.flags & INVALID and not self._worthless(entry):

@@ -9,6 +9,7 @@ What this module does not know: connections, packs, how anything is fetched.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Collection, Sequence
 from sqlite3 import Connection
 
@@ -84,7 +85,7 @@ def begin_index(conn: Connection, fid: int, dev: int, index_id: int) -> IndexEff
     state = index_state(conn, fid, dev)
     effect = IndexEffect()
     if index_id == 0 or state.index_id != index_id:
-        effect = _drop_index(conn, fid, dev)
+        effect, _ = _drop_index(conn, fid, dev)
         set_index_state(conn, fid, dev, IndexState(index_id, 0))
     return effect
 
@@ -95,7 +96,7 @@ def apply_index(conn: Connection, fid: int, dev: int, files: Sequence[FileInfo],
     effect = IndexEffect()
     state = index_state(conn, fid, dev)
     if full:
-        effect = _drop_index(conn, fid, dev)
+        effect, _ = _drop_index(conn, fid, dev)
         state = IndexState(state.index_id, 0)
     reached = max((info.sequence for info in files), default=0)
     set_index_state(conn, fid, dev, IndexState(state.index_id, max(state.max_sequence, reached)))
@@ -172,17 +173,7 @@ def drop_step(conn: Connection, fid: int, dev: int, limit: int = _DROP_NAMES) ->
     state = index_state(conn, fid, dev)
     if state.max_sequence:
         set_index_state(conn, fid, dev, IndexState(state.index_id, 0))
-    rules, low, left, effect = _stored_rules(conn, fid), "", limit, IndexEffect()
-    while left > 0:
-        rows = conn.execute(
-            "SELECT name FROM remote WHERE fid = ? AND name > ? AND dev = ? ORDER BY name LIMIT ?", (fid, low, dev, min(left, BATCH))
-        )
-        names = [name for (name,) in rows]
-        if not names:
-            return effect, True
-        effect.extend(remove(conn, fid, dev, names, rules))
-        low, left = names[-1], left - len(names)
-    return effect, False
+    return _drop_index(conn, fid, dev, limit)
 
 
 def drop_device(conn: Connection, dev: int) -> None:
@@ -210,13 +201,19 @@ def _stored_rules(conn: Connection, fid: int) -> Rules:
     return _NO_RULES if row is None else rules_of(decode_folder(row[0]))
 
 
-def _drop_index(conn: Connection, fid: int, dev: int) -> IndexEffect:
-    rules, low, effect = _stored_rules(conn, fid), "", IndexEffect()
-    query = "SELECT name FROM remote WHERE fid = ? AND name > ? AND dev = ? ORDER BY name LIMIT ?"
-    while names := [name for (name,) in conn.execute(query, (fid, low, dev, BATCH))]:
+def _drop_index(conn: Connection, fid: int, dev: int, limit: int = sys.maxsize) -> tuple[IndexEffect, bool]:
+    """What removing up to `limit` entries of the device's index changed, and whether none is left."""
+    rules, low, left, effect = _stored_rules(conn, fid), "", limit, IndexEffect()
+    while left > 0:
+        rows = conn.execute(
+            "SELECT name FROM remote WHERE fid = ? AND name > ? AND dev = ? ORDER BY name LIMIT ?", (fid, low, dev, min(left, BATCH))
+        )
+        names = [name for (name,) in rows]
+        if not names:
+            return effect, True
         effect.extend(remove(conn, fid, dev, names, rules))
-        low = names[-1]
-    return effect
+        low, left = names[-1], left - len(names)
+    return effect, False
 
 
 def _mark_of(settings: FolderSettings) -> bytes:

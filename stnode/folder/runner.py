@@ -376,6 +376,7 @@ class FolderRunner:
             await self._news()
             self._planning = True
             try:
+                await self._drop_needless_errors()
                 await self._begin_pass()
                 crowded = await self._plan_needed()
                 await self._delete()
@@ -403,11 +404,13 @@ class FolderRunner:
                 pass
         self._wake.clear()
 
+    async def _drop_needless_errors(self) -> None:
+        """What fails when it is not wanted any more, refused by the committer for instance, is not evaluated as satisfied again."""
+        if failed := [name for name in self.errors if name]:
+            self._retries.solved(await self._db.run(partial(index.needless, fid=self.fid, names=failed)))
+
     async def _begin_pass(self) -> None:
         """What siblings have committed is no longer needed: first of all it is looked for, if work was left to them."""
-        if failed := [name for name in self.errors if name]:
-            # What fails when it is not wanted any more, refused by the committer for instance, is not evaluated as satisfied again.
-            self._retries.solved(await self._db.run(partial(index.needless, fid=self.fid, names=failed)))
         await self.sharing.begin()
         if self.sharing.items:
             await self._store.follow_to_head()

@@ -12,7 +12,7 @@ from stnode.protocol import fileinfo, vector
 from stnode.protocol.fileinfo import FileType
 from stnode.protocol.messages import Request
 from stnode.repo.packer import PackerOptions
-from tests.support.fakepeer import Answer, FakePeer, content
+from tests.support.fakepeer import Answer, FakePeer, Held, content
 from tests.support.world import World, simulated
 
 BLOCK = 128 << 10
@@ -313,15 +313,21 @@ async def test_a_loser_that_nobody_announces_is_copied_by_metadata() -> None:
         assert await world.content(copies[0]) == content("of a", 100)
 
 
+async def _had_by_both(world: World, data: bytes) -> tuple[FakePeer, FakePeer, Held]:
+    """a has written `x`, b has taken it over."""
+    a = await world.connected("a", "b", follows=True)
+    b = world.peers["b"]
+    held = a.write("x", data)
+    await world.until(lambda: "x" in b.folder().files)
+    return a, b, held
+
+
 @pytest.mark.parametrize("delete_wins", [True, False])
 def test_a_deletion_against_an_edit_is_decided_by_time(delete_wins: bool) -> None:
     @simulated
     async def scenario() -> None:
         async with World() as world:
-            a = await world.connected("a", "b", follows=True)
-            b = world.peers["b"]
-            a.write("x", content("base", 100))
-            await world.until(lambda: "x" in b.folder().files)
+            a, b, _ = await _had_by_both(world, content("base", 100))
             a.disconnect()
             b.disconnect()
             await world.turns(10)
@@ -350,10 +356,7 @@ def test_a_deletion_and_a_live_item_of_one_vector_are_settled_for_all(deleted_he
     @simulated
     async def scenario() -> None:
         async with World() as world:
-            a = await world.connected("a", "b", follows=True)
-            b = world.peers["b"]
-            held = a.write("x", content("x", 3 * BLOCK))
-            await world.until(lambda: "x" in b.folder().files)
+            a, b, held = await _had_by_both(world, content("x", 3 * BLOCK))
             b.follows = False  # for itself, b is in sync with the deletion, and has the file
             if deleted_here:
                 version = a.delete("x").info.version
